@@ -1,0 +1,1 @@
+"""The vision side: tokenizers, encoders, query banks, views."""

@@ -1,0 +1,8 @@
+"""Operations of multi-stream residuals as functions: a readable reference and, on GPU, a fused version of each."""
+
+from kernels.aggregate import aggregate
+from kernels.combine import combine
+from kernels.hyper_coefficients import hyper_coefficients
+from kernels.sinkhorn import sinkhorn
+
+__all__ = ["aggregate", "combine", "hyper_coefficients", "sinkhorn"]

@@ -1,0 +1,36 @@
+"""What a sublayer's output does to the streams: mix them and add it to each."""
+
+import torch
+from torch import Tensor
+
+from kernels.combine import reference
+from kernels.dispatch import Implementation, require, require_floating, require_reference, require_streams
+
+
+def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *, impl: Implementation = "auto") -> Tensor:
+    """Write to the streams: x' = H_res x + H_post^T y, x'_ic = sum_j res_ij x_jc + post_i y_c (arXiv 2512.24880, eq. 3).
+
+    Args:
+        x: streams [..., n, C].
+        y: the sublayer's output [..., C].
+        post: weights [..., n].
+        res: mixing matrices [..., n, n], [out, in].
+        impl: "auto", "reference" or "triton".
+
+    Returns:
+        [..., n, C] in the dtype of `x`; computed in fp32 (fp64 for fp64 x).
+
+    Raises:
+        ValueError: a shape or dtype out of range, by name.
+        NotImplementedError: `impl="triton"`, which this version does not have.
+    """
+    require_reference("combine", impl)
+    require_floating("combine", x=x, y=y, post=post, res=res)
+    require(x.dim() >= 2, "combine", "x", "[..., n, C]", list(x.shape))
+    *tokens, n, width = x.shape
+    require_streams("combine", "x [..., n, C]", n)
+    require(y.shape == (*tokens, width), "combine", "y", f"[..., C] = {[*tokens, width]}", list(y.shape))
+    require(post.shape == (*tokens, n), "combine", "post", f"[..., n] = {[*tokens, n]}", list(post.shape))
+    require(res.shape == (*tokens, n, n), "combine", "res", f"[..., n, n] = {[*tokens, n, n]}", list(res.shape))
+    with torch.autocast(x.device.type, enabled=False):
+        return reference.combine(x, y, post, res)

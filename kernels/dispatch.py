@@ -1,0 +1,58 @@
+"""What every operation checks before it runs: which code was asked for, and whether the arguments fit."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Implementation = Literal["auto", "reference", "triton"]
+Last = Literal["rows", "columns"]
+
+MAX_STREAMS = 8
+
+
+def require_reference(operation: str, impl: str) -> None:
+    """Accept `impl` when the reference can serve it.
+
+    Raises:
+        ValueError: `impl` is not one of "auto", "reference", "triton".
+        NotImplementedError: a Triton kernel was asked for by name; there is no fallback from an explicit choice.
+    """
+    if impl == "triton":
+        raise NotImplementedError(
+            f"{operation}: impl='triton' was asked for, but this version has no Triton kernel of it; "
+            "impl='auto' takes the fastest code there is"
+        )
+    if impl not in ("auto", "reference"):
+        raise ValueError(f"{operation}: impl must be 'auto', 'reference' or 'triton', got {impl!r}")
+
+
+def require(condition: bool, operation: str, argument: str, expected: str, got: object) -> None:
+    """Raise a ValueError that names the argument, what was expected and what came, unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"{operation}: {argument} must be {expected}, got {got}")
+
+
+def require_streams(operation: str, argument: str, count: int) -> None:
+    """Raise a ValueError unless 1 <= `count` <= 8, the range of streams every operation serves."""
+    require(1 <= count <= MAX_STREAMS, operation, argument, f"of 1 to {MAX_STREAMS} streams", count)
+
+
+def require_normalisation(operation: str, steps: int, last: str, eps: float) -> None:
+    """Raise a ValueError unless the arguments of Sinkhorn-Knopp are in range."""
+    require(steps >= 1, operation, "steps", "at least 1", steps)
+    require(last in ("rows", "columns"), operation, "last", "'rows' or 'columns'", repr(last))
+    require(eps >= 0.0, operation, "eps", "0 or positive", eps)
+
+
+def require_floating(operation: str, **tensors: Tensor) -> None:
+    """Raise a ValueError unless every tensor is of a floating dtype and all are on one device."""
+    devices = {tensor.device for tensor in tensors.values()}
+    for name, tensor in tensors.items():
+        require(tensor.is_floating_point(), operation, name, "of a floating dtype", tensor.dtype)
+    require(len(devices) <= 1, operation, ", ".join(tensors), "on one device", ", ".join(map(str, devices)))
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype an operation computes in: fp32, or fp64 where the input is fp64."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

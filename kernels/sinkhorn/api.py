@@ -1,0 +1,47 @@
+"""Sinkhorn-Knopp projection onto the doubly stochastic matrices."""
+
+import torch
+from torch import Tensor
+
+from kernels.dispatch import (
+    Implementation,
+    Last,
+    require,
+    require_floating,
+    require_normalisation,
+    require_reference,
+    require_streams,
+)
+from kernels.sinkhorn import reference
+
+
+def sinkhorn(
+    logits: Tensor, *, steps: int = 20, last: Last = "rows", eps: float = 0.0, impl: Implementation = "auto"
+) -> Tensor:
+    """Normalise exp(logits) alternately along columns and rows: M_t = T_row(T_col(M_{t-1})), M_0 = exp(logits).
+
+    The equation is mHC's (arXiv 2512.24880, eq. 8-9); the gradient is exact for the given number of steps.
+
+    Args:
+        logits: [..., n, n] with n from 1 to 8, [out, in]; finite results and gradients for |logits| up to 1e4.
+        steps: how often both directions are normalised, t_max of the paper.
+        last: which direction is normalised last and therefore sums to 1 exactly ("rows": sum over `in`).
+        eps: 0 as in the paper; otherwise the first normalisation is a softmax to which eps is added, and every
+            later one divides by (sum + eps), as DeepSeek-V4, TileKernels and Liger do.
+        impl: "auto", "reference" or "triton".
+
+    Returns:
+        [..., n, n] in the dtype of `logits`; computed in fp32 (fp64 for fp64 input).
+
+    Raises:
+        ValueError: a shape, dtype or option out of range, by name.
+        NotImplementedError: `impl="triton"`, which this version does not have.
+    """
+    require_reference("sinkhorn", impl)
+    require_floating("sinkhorn", logits=logits)
+    shape = tuple(logits.shape)
+    require(len(shape) >= 2 and shape[-1] == shape[-2], "sinkhorn", "logits", "[..., n, n]", list(shape))
+    require_streams("sinkhorn", "logits [..., n, n]", shape[-1])
+    require_normalisation("sinkhorn", steps, last, eps)
+    with torch.autocast(logits.device.type, enabled=False):
+        return reference.sinkhorn(logits, steps=steps, last=last, eps=eps)

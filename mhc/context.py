@@ -1,0 +1,61 @@
+"""What travels beside the activations: what some sublayers need, and who looks on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mhc.topology import ResidualTopology
+
+Observer = Callable[[int, "ResidualTopology", Any, Any], None]
+
+
+class KeyValueCache:
+    """Keys and values of the tokens seen so far, per attention sublayer, for decoding step by step."""
+
+    def __init__(self) -> None:
+        self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self.length = 0
+
+    def update(self, sublayer: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append key and value [B, heads, S, D] of the new tokens; return those of all tokens."""
+        if sublayer in self._seen:
+            old_key, old_value = self._seen[sublayer]
+            key, value = torch.cat([old_key, key], 2), torch.cat([old_value, value], 2)
+        self._seen[sublayer] = key, value
+        return key, value
+
+    def advance(self, count: int) -> None:
+        """Count `count` tokens as seen, once all sublayers have."""
+        self.length += count
+
+
+@dataclass
+class Context:
+    """One forward pass of a trunk.
+
+    Attributes:
+        positions: of the tokens, [S]; None counts from the cache's length.
+        cache: keys and values of earlier tokens, or None.
+        observe: called with (index, topology, state, carry) after each aggregate.
+    """
+
+    positions: Tensor | None = None
+    cache: KeyValueCache | None = None
+    observe: Observer | None = None
+    _rotations: dict[tuple[int, float], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def rotation(self, length: int, dimension: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [S, D] of the rotary angles, made once for all sublayers (arXiv 2104.09864)."""
+        if (dimension, base) not in self._rotations:
+            positions = self.positions
+            if positions is None:
+                start = self.cache.length if self.cache else 0
+                positions = torch.arange(start, start + length, device=device)
+            frequencies = base ** (-torch.arange(0, dimension, 2, device=device, dtype=torch.float32) / dimension)
+            angles = positions.to(torch.float32)[:, None] * frequencies
+            self._rotations[dimension, base] = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
+        return self._rotations[dimension, base]

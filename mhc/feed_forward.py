@@ -1,0 +1,65 @@
+"""Feed-forward sublayers: position-wise, pre-norm inside."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mhc.context import Context
+from mhc.norm import RMSNorm
+
+
+class FeedForward(nn.Module):
+    """W_down gelu(W_up norm(x)).
+
+    Args:
+        width: C.
+        hidden: width of the hidden layer.
+        norm: makes the norm from its width.
+
+    Raises:
+        ValueError: `hidden` below 1.
+    """
+
+    def __init__(self, width: int, *, hidden: int, norm: Callable[[int], nn.Module] = RMSNorm) -> None:
+        super().__init__()
+        require_hidden(hidden)
+        self.norm = norm(width)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """[B, S, C] -> [B, S, C]; the context is not read."""
+        return self.down(F.gelu(self.up(self.norm(x))))
+
+
+class SwiGLU(nn.Module):
+    """W_down (silu(W_gate norm(x)) * W_up norm(x)) (arXiv 2002.05202).
+
+    Args:
+        width: C.
+        hidden: width of the hidden layer.
+        norm: makes the norm from its width.
+
+    Raises:
+        ValueError: `hidden` below 1.
+    """
+
+    def __init__(self, width: int, *, hidden: int, norm: Callable[[int], nn.Module] = RMSNorm) -> None:
+        super().__init__()
+        require_hidden(hidden)
+        self.norm = norm(width)
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """[B, S, C] -> [B, S, C]; the context is not read."""
+        x = self.norm(x)
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+def require_hidden(hidden: int) -> None:
+    """Raise a ValueError unless the hidden layer has at least one unit."""
+    if hidden < 1:
+        raise ValueError(f"hidden must be at least 1, got {hidden}")

@@ -1,0 +1,58 @@
+"""A flat list of sublayers, each with a residual topology of its own."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from mhc.context import Context, KeyValueCache
+from mhc.topology import ResidualTopology
+
+__all__ = ["Context", "KeyValueCache", "Trunk"]
+
+
+class Trunk(nn.Module):
+    """Run sublayers on a residual state: expand, then aggregate, sublayer, combine for each, then reduce.
+
+    Neighbours are joined through `combine_aggregate`; no topology is asked what it is.
+
+    Args:
+        sublayers: modules (x [B, S, C], context) -> [B, S, C], pre-norm inside.
+        topologies: one per sublayer.
+        exit: state -> [B, S, C] in place of the last topology's `reduce`, for exits that learn.
+
+    Raises:
+        ValueError: no sublayers, or not as many topologies.
+    """
+
+    def __init__(
+        self,
+        sublayers: Iterable[nn.Module],
+        topologies: Iterable[ResidualTopology],
+        exit: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.sublayers = nn.ModuleList(sublayers)
+        self.topologies = nn.ModuleList(topologies)
+        self.exit = exit
+        if not 0 < len(self.sublayers) == len(self.topologies):
+            raise ValueError(
+                f"a trunk needs at least one sublayer and a topology for each, got {len(self.sublayers)} "
+                f"and {len(self.topologies)}"
+            )
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """[B, S, C] -> [B, S, C]."""
+        context = context or Context()
+        topologies: list[ResidualTopology] = list(self.topologies)  # type: ignore[arg-type]
+        state = topologies[0].expand(x)
+        x, carry = topologies[0].aggregate(state)
+        for index, (sublayer, topology) in enumerate(zip(self.sublayers, topologies, strict=True)):
+            if context.observe is not None:
+                context.observe(index, topology, state, carry)
+            y = sublayer(x, context)
+            if topology is topologies[-1]:
+                state = topology.combine(state, y, carry)
+            else:
+                state, x, carry = topology.combine_aggregate(state, y, carry, topologies[index + 1])
+        return topologies[-1].reduce(state) if self.exit is None else self.exit(state)
