@@ -1,0 +1,120 @@
+"""What the cells of an ablation say: losses at an equal budget, their differences, what trained and what did not."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from recipes.reports.cells import Ablation, Cell
+from recipes.reports.format import significant
+from recipes.reports.statistics import Difference, holm, paired
+
+BUDGETS = {"steps": "optimizer steps", "flops": "training FLOPs", "time": "seconds of training"}
+
+
+@dataclass
+class Analysis:
+    """An ablation with what was computed from it; losses are {variant: {seed: nats}} at the budget."""
+
+    ablation: Ablation
+    at: str
+    budget: float
+    losses: dict[str, dict[int, float]]
+    differences: list[Difference]
+    notes: list[str]
+
+    def untrained(self, variant: str) -> list[int]:
+        """Seeds at which the finished variant did not leave the prior."""
+        return [cell.seed for cell in self.ablation.of(variant, "finished") if cell.trained() is False]
+
+    def values(self, variant: str, name: str, *statuses: str) -> list[float]:
+        """A number of the variant's finished (or otherwise chosen) cells, where it was measured."""
+        cells = self.ablation.of(variant, *(statuses or ("finished",)))
+        return [value for cell in cells if not math.isnan(value := cell.value(name))]
+
+    def gains(self, variant: str, name: str) -> list[float]:
+        """A composite gain of the cells that ended by themselves: a diverged cell's counts to where it stopped."""
+        return self.values(variant, name, "finished", "diverged")
+
+    def median(self, variant: str, name: str) -> float:
+        """Median over the variant's finished cells."""
+        values = self.values(variant, name)
+        return float(np.median(values)) if values else math.nan
+
+    def difference(self, variant: str) -> Difference | None:
+        """The variant's difference to the baseline."""
+        baseline = self.ablation.baseline
+        return next((d for d in self.differences if (d.variant, d.reference) == (variant, baseline)), None)
+
+    def spread(self, name: str) -> float:
+        """Relative range of a number's medians over the variants."""
+        values = [v for variant in self.ablation.variants if not math.isnan(v := self.median(variant, name))]
+        return (max(values) - min(values)) / min(values) if values and min(values) > 0 else math.nan
+
+    @property
+    def shared(self) -> list[Cell]:
+        """Cells whose times were taken beside other cells."""
+        return [cell for cell in self.ablation.cells if cell.shared]
+
+    @property
+    def budget_text(self) -> str:
+        """The budget the losses were taken at, in words."""
+        return f"{significant(self.budget, 4)} {BUDGETS[self.at]}"
+
+
+def analyse(ablation: Ablation, at: str = "steps", limit: float = math.inf) -> Analysis:
+    """Losses of the finished cells at the largest budget that all of them reached, and their paired differences.
+
+    `limit` is a budget not to go beyond, where other ablations stopped earlier.
+    """
+    notes: list[str] = []
+    curves: list[tuple[Cell, np.ndarray, np.ndarray]] = []
+    for cell in ablation.cells:
+        if cell.status != "finished":
+            continue
+        curve = cell.validation()
+        budgets = np.array([cell.budget(at, step) for step in curve.index], float)
+        if not len(curve) or not np.isfinite(budgets).all():
+            lacks = "a validation loss" if not len(curve) else f"what is needed to count {BUDGETS[at]}"
+            notes.append(f"{cell.name} finished without {lacks}, and is left out of the losses.")
+        elif not math.isfinite(float(curve.iloc[-1])):
+            notes.append(f"{cell.name} finished with a validation loss that is not finite, and is left out.")
+        else:
+            curves.append((cell, budgets, curve.to_numpy(float)))
+    budget = min([limit, *(float(budgets[-1]) for _, budgets, _ in curves)]) if curves else math.nan
+    losses: dict[str, dict[int, float]] = {}
+    interpolated = 0
+    for cell, budgets, values in curves:
+        if math.isclose(budgets[-1], budget, rel_tol=1e-9):
+            loss = float(values[-1])
+        elif budgets[0] <= budget:
+            loss, interpolated = float(np.interp(budget, budgets, values)), interpolated + 1
+        else:
+            notes.append(f"{cell.name} was first validated beyond {significant(budget, 4)} {BUDGETS[at]}: left out.")
+            continue
+        losses.setdefault(cell.variant, {})[cell.seed] = loss
+    if interpolated:
+        notes.append(
+            f"Compared at {significant(budget, 4)} {BUDGETS[at]}, the most that every finished cell reached; "
+            f"{interpolated} of {len(curves)} losses are interpolated linearly between validations."
+        )
+    if at == "time" and any(cell.shared for cell in ablation.cells):
+        notes.append("The cells ran side by side, so equal time is not a fair budget here.")
+    differences = holm([paired(variant, reference, losses) for variant, reference in _pairs(ablation)])
+    return Analysis(ablation, at, budget, losses, differences, notes)
+
+
+def _pairs(ablation: Ablation) -> list[tuple[str, str]]:
+    """(variant, reference): the baseline; with several axes, the variant that differs in one axis, at its baseline."""
+    variants, base = ablation.variants, ablation.levels(ablation.baseline)
+    if len(ablation.axes) < 2 or not base:
+        return [(v, ablation.baseline) for v in variants if v != ablation.baseline and ablation.baseline in variants]
+    by_levels = {tuple(sorted(ablation.levels(variant).items())): variant for variant in variants}
+    pairs = []
+    for axis in ablation.axes:
+        for variant in variants:
+            levels = ablation.levels(variant)
+            reference = by_levels.get(tuple(sorted((levels | {axis: base.get(axis, "")}).items())))
+            if reference not in (None, variant):
+                pairs.append((variant, reference))
+    return pairs

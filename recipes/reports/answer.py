@@ -1,0 +1,135 @@
+"""The answer to an ablation's question: one sentence that says no more than the numbers do."""
+
+import math
+
+from recipes.reports.analysis import Analysis
+from recipes.reports.format import count, extent, gain, listed, loss, p_value, signed
+from recipes.reports.statistics import Difference
+
+FEW = 4  # beyond so many, ranges are said instead of each variant
+
+
+def answer(analysis: Analysis) -> str:
+    """The sentence: composite gains, what diverged, what did not train, and what the paired test supports."""
+    cells = analysis.ablation.cells
+    ended = [cell for cell in cells if cell.status in ("finished", "diverged")]
+    if not ended:
+        failed = sum(cell.status == "failed" for cell in cells)
+        return f"No cell has finished ({failed} of {len(cells)} failed), so nothing is concluded."
+    clauses = [*_gain(analysis), *_diverged(analysis), *_absent(analysis), *_loss(analysis)]
+    finished = sum(cell.status == "finished" for cell in cells)
+    over = (
+        f"Over {count(len({cell.seed for cell in ended}), 'seed')} ({finished} of {_planned(analysis)} cells finished)"
+    )
+    return f"{over}: {'; '.join(clauses) if clauses else 'no loss and no signal gain was measured'}."
+
+
+def _planned(analysis: Analysis) -> int:
+    return len(analysis.ablation.cells) + len(analysis.ablation.missing)
+
+
+def _gain(analysis: Analysis) -> list[str]:
+    measured = {v: values for v in analysis.ablation.variants if (values := analysis.gains(v, "gain_forward"))}
+    if not measured:
+        return []
+    if len(measured) > FEW:
+        order = sorted(measured, key=lambda v: sum(measured[v]) / len(measured[v]))
+        low, high = order[0], order[-1]
+        text = f"the composite forward gain ends between {extent(measured[low], gain)} ({low}) and "
+        text += f"{extent(measured[high], gain)} ({high})"
+        backward = {v: values for v in measured if (values := analysis.gains(v, "gain_backward"))}
+        if backward:
+            order = sorted(backward, key=lambda v: sum(backward[v]) / len(backward[v]))
+            text += f", the backward gain between {extent(backward[order[0]], gain)} ({order[0]}) and "
+            text += f"{extent(backward[order[-1]], gain)} ({order[-1]})"
+        return [text]
+    parts = []
+    for variant, values in measured.items():
+        text = f"{extent(values, gain)} in {variant}"
+        asides = []
+        if largest := analysis.gains(variant, "gain_forward_max"):
+            asides.append(f"largest over training {gain(max(largest))}")
+        if backward := analysis.gains(variant, "gain_backward"):
+            asides.append(f"backward {extent(backward, gain)}")
+        parts.append(text + (f" ({', '.join(asides)})" if asides else ""))
+    return [f"the composite forward gain ends at {listed(parts)}"]
+
+
+def _diverged(analysis: Analysis) -> list[str]:
+    clauses = []
+    for variant in analysis.ablation.variants:
+        diverged, every = analysis.ablation.of(variant, "diverged"), analysis.ablation.of(variant)
+        if diverged:
+            steps = [cell.steps for cell in diverged if not math.isnan(cell.steps)]
+            first = f", first at step {min(steps):.0f}" if steps else ""
+            clauses.append(f"{variant} diverged at {len(diverged)} of {count(len(every), 'seed')}{first}")
+    return clauses
+
+
+def _absent(analysis: Analysis) -> list[str]:
+    clauses = []
+    for variant in analysis.ablation.variants:
+        finished = analysis.ablation.of(variant, "finished", "diverged")
+        if not finished:
+            clauses.append(f"nothing is concluded about {variant}, of which no cell finished")
+        elif seeds := analysis.untrained(variant):
+            whole = len(seeds) == len(analysis.ablation.of(variant, "finished"))
+            where = "" if whole else f" at {count(len(seeds), 'seed')}"
+            clauses.append(f"{variant} is not trained{where} (still at its prior), so its loss is not compared")
+    return clauses
+
+
+def _loss(analysis: Analysis) -> list[str]:
+    trained = {v: list(by.values()) for v, by in analysis.losses.items() if not analysis.untrained(v)}
+    differences = [d for d in analysis.differences if d.variant in trained and d.reference in trained]
+    tested = [d for d in differences if d.n > 1]
+    if not trained:
+        return []
+    if not tested:
+        shown = listed([f"{extent(values, loss)} in {v}" for v, values in list(trained.items())[:FEW]])
+        shown = f"the validation loss ends at {shown}" if len(trained) <= FEW else "the validation losses stand below"
+        if len(analysis.ablation.variants) == 1:
+            return [f"{shown}, with no other variant to compare"]
+        if max((d.n for d in differences), default=0) == 1:
+            return [f"{shown}, and with n = 1 no difference is tested"]
+        return [f"{shown}, and no pair of variants shares a finished seed, so no difference is tested"]
+    at = "" if analysis.at == "steps" else f" at {analysis.budget_text}"
+    return [_few(tested, at) if len(tested) <= FEW else _many(tested, at), *_unequal(analysis)]
+
+
+def _few(tested: list[Difference], at: str) -> str:
+    return f"on validation loss{at} {'; '.join(_difference(d) for d in tested)}"
+
+
+def _difference(d: Difference) -> str:
+    pair = f"{d.variant} - {d.reference} = {signed(d.mean)}"
+    if math.isnan(d.p):
+        return f"{pair} at every one of n = {d.n} seeds, which leaves no spread to test with"
+    p = p_value(d.p) + ("" if math.isnan(d.adjusted) or d.adjusted == d.p else f", {p_value(d.adjusted)} after Holm")
+    could = f"the smallest difference n = {d.n} could have shown is {abs(d.smallest):.2g}"
+    if d.significant:
+        beyond = "" if abs(d.mean) >= d.smallest else ", more than was observed"
+        return f"{d.variant} ends {'lower' if d.mean < 0 else 'higher'} ({pair}, {p}; {could}{beyond})"
+    if d.p < 0.05:
+        return f"{pair} ({p}) does not stand after correction for the number of comparisons ({could})"
+    return f"no difference is shown for {d.variant} ({pair}, {p}; {could}, and the observed one is not beyond it)"
+
+
+def _many(tested: list[Difference], at: str) -> str:
+    standing = [d for d in tested if d.significant]
+    could = [d.smallest for d in tested if not math.isnan(d.smallest)]
+    limits = f"the smallest difference n = {min(d.n for d in tested)} could have shown is " + (
+        f"{min(could):.2g} to {max(could):.2g}" if could else "not known"
+    )
+    if not standing:
+        return f"none of {len(tested)} paired loss differences{at} is significant ({limits})"
+    strongest = sorted(standing, key=lambda d: -abs(d.mean))[:FEW]
+    named = listed([f"{d.variant} - {d.reference} = {signed(d.mean)} ({p_value(d.adjusted)})" for d in strongest])
+    which = "" if len(strongest) == len(standing) else ", the largest"
+    share = f"{len(standing)} of {len(tested)} paired loss differences{at}"
+    return f"{share} are significant after Holm{which}: {named} ({limits})"
+
+
+def _unequal(analysis: Analysis) -> list[str]:
+    spread = analysis.spread("params")
+    return [f"the variants' parameters differ by {spread:.1%}"] if spread > 0.01 else []

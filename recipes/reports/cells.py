@@ -1,0 +1,300 @@
+"""The files of an ablation's cells, read into one table; what cannot be read is named, never fatal."""
+
+import io
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+ENDED = ("finished", "diverged", "failed")
+NUMBERS = (
+    "val_loss", "params", "flops_per_token", "step_ms", "tokens_per_s", "peak_memory_mb",
+    "gain_forward", "gain_backward", "gain_forward_max", "gain_backward_max",
+    "tokens", "tokens_per_step", "seconds", "step_ms_p10", "step_ms_p90",
+)  # fmt: skip
+GAIN = "signal_gain/composite/"
+
+
+def number(value: Any) -> float:
+    """A float from what a file holds; NaN where it holds none."""
+    try:
+        return math.nan if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+@dataclass
+class Cell:
+    """One variant at one seed: its files, as far as they could be read."""
+
+    folder: Path
+    variant: str
+    seed: int
+    axes: dict[str, str]
+    status: str
+    record: dict[str, Any]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    shared: bool
+    matched: dict[str, Any]
+    question: str
+    metrics: dict[str, pd.Series] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The cell's place within its ablation."""
+        return f"{self.variant}/seed-{self.seed}"
+
+    def series(self, metric: str) -> pd.Series:
+        """Values of a metric by finished optimizer steps; empty where it was not measured."""
+        return self.metrics.get(metric, pd.Series(dtype=float))
+
+    @property
+    def steps(self) -> float:
+        """Finished optimizer steps."""
+        return next((n for key in ("step", "steps") if not math.isnan(n := number(self.record.get(key)))), math.nan)
+
+    def value(self, name: str) -> float:
+        """A final number of the cell, from its record or else from its metrics; NaN where it was not measured."""
+        recorded = number(self.record.get(name))
+        if not math.isnan(recorded) or self.status == "failed":
+            return recorded
+        source = {"val_loss": "val/loss", "gain_forward": GAIN + "forward", "gain_backward": GAIN + "backward"}
+        series = self.series(source.get(name.removesuffix("_max"), "")).dropna()
+        if series.empty:
+            return self._tokens_per_step() if name == "tokens_per_step" else math.nan
+        return float(series.max() if name.endswith("_max") else series.iloc[-1])
+
+    def _tokens_per_step(self) -> float:
+        steps = self.steps
+        return number(self.record.get("tokens")) / steps if steps else math.nan
+
+    def budget(self, at: str, step: float) -> float:
+        """What `step` optimizer steps cost: steps, training FLOPs, or seconds of training at the median step time."""
+        if at == "flops":
+            return step * self.value("tokens_per_step") * self.value("flops_per_token")
+        return step * self.value("step_ms") / 1000 if at == "time" else step
+
+    def validation(self) -> pd.Series:
+        """Validation loss by step, closed by the final one."""
+        curve, final = self.series("val/loss").dropna(), self.value("val_loss")
+        if math.isfinite(final) and math.isfinite(self.steps) and not (len(curve) and curve.index[-1] >= self.steps):
+            curve = pd.concat([curve, pd.Series([final], index=[self.steps])])
+        return curve
+
+    def prior(self) -> float:
+        """Loss of a model that knows nothing (nats): recorded, or the smaller of ln(vocabulary) and the first loss."""
+        recorded = number(self.record.get("prior_loss"))
+        if math.isnan(recorded) and not (series := self.series("prior_loss").dropna()).empty:
+            recorded = float(series.iloc[-1])
+        if not math.isnan(recorded):
+            return recorded
+        vocabulary = number(_find(self.config.get("model"), "vocabulary_size"))
+        known = [math.log(vocabulary)] if vocabulary > 1 else []
+        for metric, last in (("val/loss", 0), ("train/loss", 1)):  # only losses from before training count
+            early = self.series(metric).dropna()
+            known += [float(early.iloc[0])] if len(early) and early.index[0] <= last else []
+        return min(known, default=math.nan)
+
+    def trained(self) -> bool | None:
+        """Whether the final validation loss is more than 1 % below the prior's; None where that is not known."""
+        loss, prior = self.value("val_loss"), self.prior()
+        return None if math.isnan(loss) or math.isnan(prior) else loss < 0.99 * prior
+
+
+@dataclass
+class Ablation:
+    """An ablation's question and its cells, in the order of its axes."""
+
+    folder: Path
+    question: str
+    command: str
+    axes: dict[str, list[str]]
+    baseline: str
+    cells: list[Cell]
+    missing: list[str]
+    problems: list[str]
+
+    @property
+    def name(self) -> str:
+        """The ablation's name: its folder's."""
+        return self.folder.resolve().name
+
+    @property
+    def variants(self) -> list[str]:
+        """The variants that have a cell, in the order of the axes."""
+        return list(dict.fromkeys(cell.variant for cell in self.cells))
+
+    def of(self, variant: str, *statuses: str) -> list[Cell]:
+        """The cells of a variant, those of the given statuses alone where any are given."""
+        return [cell for cell in self.cells if cell.variant == variant and (not statuses or cell.status in statuses)]
+
+    def levels(self, variant: str) -> dict[str, str]:
+        """The variant's place on each axis."""
+        return next((cell.axes for cell in self.cells if cell.variant == variant and cell.axes), {})
+
+    def summary(self) -> pd.DataFrame:
+        """A row per ended cell."""
+        rows = []
+        for cell in self.cells:
+            if cell.status not in ENDED:
+                continue
+            row = {"variant": cell.variant, "seed": cell.seed, "status": cell.status, "steps": cell.steps}
+            row |= {name: cell.value(name) for name in NUMBERS} | {"shared": cell.shared}
+            row |= {axis: cell.axes.get(axis) for axis in self.axes if len(self.axes) > 1 and axis not in row}
+            row |= {"commit": cell.environment.get("commit"), "reason": one_line(cell.record.get("reason"))}
+            rows.append(row | {"error": one_line(cell.record.get("error"))})
+        table = pd.DataFrame(rows)
+        for name in ("steps", "params", "tokens", "tokens_per_step"):
+            if name in table and (table[name].dropna() % 1 == 0).all():
+                table[name] = table[name].astype("Int64")
+        return table
+
+
+def one_line(text: Any) -> str | None:
+    """The line of an error that says what happened (a traceback's last), without this machine's paths."""
+    lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
+    line = next(iter(lines[-1:] if lines and lines[0].startswith("Traceback") else lines), None)
+    return line and line.replace(f"{Path.cwd()}/", "").replace(str(Path.home()), "~")
+
+
+def read_ablation(folder: Path) -> Ablation:
+    """Read `results/<ablation>`: its YAML and the cells `<variant>/seed-<k>`.
+
+    Raises FileNotFoundError, in one line, where the folder is missing or holds no cell.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; run the ablation first, or name one under results/")
+    problems: list[str] = []
+    question, command, plan = _read_plan(folder / "ablation.yaml", problems)
+    cells = [
+        _read_cell(seed, problems)
+        for seed in sorted(folder.glob("*/seed-*"))
+        if seed.is_dir() and seed.name.removeprefix("seed-").lstrip("-").isdigit()
+    ]
+    if not cells:
+        raise FileNotFoundError(f"{folder}: no cells (<variant>/seed-<k>/) in it; run the ablation first")
+    axes = {str(axis): [str(v) for v in variants] for axis, variants in _mapping(plan.get("axes")).items() if variants}
+    for cell in cells:  # what was run but is no longer in the YAML
+        for axis, variant in cell.axes.items():
+            if variant not in axes.setdefault(axis, []):
+                axes[axis].append(variant)
+    planned = ["+".join(levels) for levels in product(*axes.values())] if axes else []
+    order = {variant: k for k, variant in enumerate(planned)}
+    cells.sort(key=lambda cell: (order.get(cell.variant, len(order)), cell.variant, cell.seed))
+    present = {cell.name for cell in cells}
+    seeds = plan.get("seeds") if isinstance(plan.get("seeds"), list) else []
+    missing = [name for v in planned for k in seeds if (name := f"{v}/seed-{k}") not in present]
+    return Ablation(
+        folder=folder,
+        question=question or next((cell.question for cell in cells if cell.question), ""),
+        command=command,
+        axes=axes,
+        baseline=str(plan.get("baseline") or next(iter(planned), cells[0].variant)),
+        cells=cells,
+        missing=missing if plan.get("axes") else [],
+        problems=problems,
+    )
+
+
+def _read_plan(path: Path, problems: list[str]) -> tuple[str, str, dict[str, Any]]:
+    """The question and the command of the leading comment, and the node `ablation`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path.name}: {_reason(error)}")
+        return "", "", {}
+    comments = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        comments.append(line.lstrip("#").strip())
+    at = next((k for k, line in enumerate(comments) if line.startswith(("python ", "make "))), len(comments))
+    try:
+        node = _mapping(_mapping(yaml.load(text, Loader)).get("ablation"))
+    except yaml.YAMLError as error:
+        problems.append(f"{path.name}: {_reason(error)}")
+        node = {}
+    return " ".join(filter(None, comments[:at])), next(iter(comments[at : at + 1]), ""), node
+
+
+def _read_cell(folder: Path, problems: list[str]) -> Cell:
+    name = f"{folder.parent.name}/{folder.name}"
+
+    def read(file: str, parse: Any, needed: bool = True) -> dict[str, Any]:
+        try:
+            content = parse((folder / file).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("not a mapping")
+            return content
+        except FileNotFoundError:
+            if needed:
+                problems.append(f"{name}/{file}: missing")
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            problems.append(f"{name}/{file}: {_reason(error)}")
+        return {}
+
+    identity = read("cell.json", json.loads)
+    record = read("status.json", json.loads, needed=False)
+    unreadable = not record and (folder / "status.json").exists()
+    return Cell(
+        folder=folder,
+        variant=str(identity.get("variant") or folder.parent.name),
+        seed=int(folder.name.removeprefix("seed-")),
+        axes={str(axis): str(variant) for axis, variant in _mapping(identity.get("axes")).items()},
+        status="unreadable" if unreadable else str(record.get("status") or "not started"),
+        record=record,
+        config=read("config.yaml", lambda text: yaml.load(text, Loader)),
+        environment=read("environment.json", json.loads, needed=bool(record)),
+        shared=bool(identity.get("shared")),
+        matched=_mapping(identity.get("matched")),
+        question=str(identity.get("question") or ""),
+        metrics=_read_metrics(folder / "metrics.csv", name, problems, needed=bool(record)),
+    )
+
+
+def _read_metrics(path: Path, name: str, problems: list[str], needed: bool) -> dict[str, pd.Series]:
+    """Long-format metrics, each by step; a line without its end is torn and dropped, the last of a step counts."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        if needed:
+            problems.append(f"{name}/{path.name}: {_reason(error)}")
+        return {}
+    lines = text.splitlines(keepends=True)
+    whole = [line for line in lines[1:] if line.endswith("\n") and line.count(",") == 2]
+    columns = {"names": ["step", "metric", "value"], "dtype": str, "keep_default_na": False}
+    rows = pd.read_csv(io.StringIO("".join(whole)), **columns) if whole else pd.DataFrame(columns=columns["names"])
+    step = pd.to_numeric(rows["step"], errors="coerce")
+    value = pd.to_numeric(rows["value"].where(rows["value"].str.strip() != "", "?"), errors="coerce")
+    good = step.notna() & (value.notna() | rows["value"].str.strip().str.lower().str.lstrip("+-").eq("nan"))
+    skipped = max(len(lines) - 1, 0) - int(good.sum())
+    if skipped:
+        problems.append(f"{name}/{path.name}: {skipped} torn or unreadable line{'s'[: skipped > 1]} left out")
+    table = pd.DataFrame({"step": step, "metric": rows["metric"], "value": value})[good]
+    table = table.drop_duplicates(["step", "metric"], keep="last").sort_values("step", kind="stable")
+    return {str(metric): group.set_index("step")["value"] for metric, group in table.groupby("metric")}
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _find(node: Any, key: str) -> Any:
+    """The first value of `key` anywhere in a configuration."""
+    if isinstance(node, dict) and key in node:
+        return node[key]
+    children: Iterable[Any] = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return next((found for child in children if (found := _find(child, key)) is not None), None)
+
+
+def _reason(error: Exception) -> str:
+    return "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({' '.join(str(error).split())})"

@@ -1,0 +1,206 @@
+"""The text of a report: the answer, the tables behind it, and what it was measured on."""
+
+import math
+from collections.abc import Sequence
+
+from recipes.reports import provenance
+from recipes.reports.analysis import Analysis
+from recipes.reports.answer import answer
+from recipes.reports.cells import ENDED, GAIN, Cell, one_line
+from recipes.reports.format import NONE, count, extent, gain, listed, loss, p_value, signed, significant, table
+from recipes.reports.statistics import mean_sd, t_interval
+
+
+def report(analysis: Analysis, pictures: Sequence[str], left_out: Sequence[str]) -> str:
+    """The whole of report.md."""
+    ablation = analysis.ablation
+    sections = [f"# {ablation.name}", ablation.question, f"`{ablation.command}`" if ablation.command else ""]
+    sections += [f"**{answer(analysis)}**", _headline(analysis), _budget(analysis)]
+    sections += [_picture(name) for name in pictures if name != "cost.png"]
+    sections += ["## Loss", _losses(analysis), _differences(analysis), *_trained(analysis), *analysis.notes]
+    if any(analysis.gains(variant, "gain_forward") for variant in ablation.variants):
+        sections += ["## Signal gain", _gains(analysis)]
+    sections += ["## Cost", _cost(analysis), *(_picture(name) for name in pictures if name == "cost.png")]
+    sections += _cells(analysis)
+    if left_out:
+        sections += ["## Not drawn", "\n".join(f"- {line}" for line in left_out)]
+    sections += ["## Measured on", provenance.describe(ablation)]
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation of losses, as far as n allows."""
+    mean, sd = mean_sd(values)
+    return loss(mean) if math.isnan(sd) else f"{mean:.4f} ± {sd:.4f}"
+
+
+def _picture(name: str) -> str:
+    alternatives = {
+        "loss.png": "training and validation loss by variant, and the paired difference to the baseline",
+        "gain_by_depth.png": "composite forward and backward gain by depth, log scale",
+        "gain_by_step.png": "composite forward and backward gain over training, log scale",
+        "cost.png": "step time over the baseline's against validation loss",
+    }
+    return f"![{alternatives[name]}]({name})"
+
+
+def _headline(analysis: Analysis) -> str:
+    rows = []
+    one_axis = len(analysis.ablation.axes) < 2
+    for variant in analysis.ablation.variants:
+        d = analysis.difference(variant)
+        mark = " (not trained)" if analysis.untrained(variant) else ""
+        row = [variant, f"{len(analysis.ablation.of(variant, 'finished'))}/{len(analysis.ablation.of(variant))}"]
+        row.append(spread(list(analysis.losses.get(variant, {}).values())) + mark)
+        if one_axis:
+            row.append((f"{signed(d.mean)} ({p_value(d.p)})" if d.n > 1 else signed(d.mean)) if d else NONE)
+        row += [extent(analysis.gains(variant, name), gain) for name in ("gain_forward", "gain_backward")]
+        row += [significant(analysis.median(variant, name)) for name in ("step_ms", "tokens_per_s", "peak_memory_mb")]
+        rows.append(row)
+    header = ["variant", "finished", "val loss"]
+    header += [f"minus {analysis.ablation.baseline}"] if one_axis else []
+    header += ["gain forward", "gain backward", "step ms", "tokens/s", "peak MB"]
+    return table(header, rows)
+
+
+def _losses(analysis: Analysis) -> str:
+    rows = []
+    for variant in analysis.ablation.variants:
+        values = list(analysis.losses.get(variant, {}).values())
+        low, high = t_interval(values)
+        interval = NONE if math.isnan(low) else f"{low:.4f} to {high:.4f}"
+        priors = [p for cell in analysis.ablation.of(variant, "finished") if not math.isnan(p := cell.prior())]
+        counts = [str(len(analysis.ablation.of(variant, status))) for status in ENDED]
+        rows.append([variant, str(len(values)), *counts, spread(values), interval, extent(priors, loss)])
+    header = ["variant", "n", *ENDED, "val loss, mean ± sd", "95 % t interval", "prior's loss"]
+    text = f"Validation cross-entropy in nats per token at {analysis.budget_text}; n seeds are compared."
+    return f"{text}\n\n{table(header, rows)}" if analysis.losses else "No validation loss was measured."
+
+
+def _differences(analysis: Analysis) -> str:
+    if not analysis.differences:
+        return ""
+    rows = []
+    for d in analysis.differences:
+        low, high = d.interval
+        interval = NONE if math.isnan(low) else f"{signed(low)} to {signed(high)}"
+        ps = [p_value(p).removeprefix("p = ").removeprefix("p ") for p in (d.p, d.adjusted)]
+        smallest = NONE if math.isnan(d.smallest) else f"{d.smallest:.2g}"
+        rows.append([f"{d.variant} - {d.reference}", str(d.n), signed(d.mean), loss(d.sd), interval, *ps, smallest])
+    header = ["difference", "n", "mean", "sd", "95 % interval", "p", "p (Holm)", "smallest it could have shown"]
+    text = (
+        "Differences are paired by seed (same data order), with a two-sided paired t-test, p also corrected for the "
+        "number of tests (Holm). The last column is the true difference that a test of this n finds four times in "
+        "five at the .05 level, given the sd of the paired differences; with few seeds that sd is itself uncertain."
+    )
+    if max(d.n for d in analysis.differences) < 2:
+        text = "No pair of variants has two finished seeds in common (n < 2), so nothing is tested."
+    if any(cell.status == "diverged" for cell in analysis.ablation.cells):
+        text += " Diverged cells have no final loss: the differences are those of the seeds that survived."
+    return f"{table(header, rows)}\n\n{text}"
+
+
+def _trained(analysis: Analysis) -> list[str]:
+    untrained = {v: seeds for v in analysis.ablation.variants if (seeds := analysis.untrained(v))}
+    lines = [
+        f"**{variant} is not trained** at seed{'s'[: len(seeds) > 1]} {listed([str(s) for s in seeds])}: its final "
+        "loss is not 1 % below its prior's, so a difference, or the lack of one, says nothing."
+        for variant, seeds in untrained.items()
+    ]
+    rule = (
+        "A variant counts as trained where its final validation loss is more than 1 % below its prior's: the recorded "
+        "prior loss, or else the smaller of ln(vocabulary) and the loss measured before the first step."
+    )
+    finished = [cell for cell in analysis.ablation.cells if cell.status == "finished"]
+    unknown = [cell.name for cell in finished if math.isnan(cell.prior())]
+    return [*lines, rule + (f" Not known for {listed(unknown)}." if unknown else "")] if finished else []
+
+
+def _gains(analysis: Analysis) -> str:
+    measured = [v for v in analysis.ablation.variants if analysis.gains(v, "gain_forward")]
+    columns = {
+        "forward, end": "gain_forward", "forward, largest": "gain_forward_max",
+        "backward, end": "gain_backward", "backward, largest": "gain_backward_max",
+    }  # fmt: skip
+    ended = {variant: analysis.ablation.of(variant, "finished", "diverged") for variant in measured}
+    extra = {"forward, any token": "forward_max", "backward, any token": "backward_max"}
+    errors = {v: _last(cells, GAIN + "log_column_error") for v, cells in ended.items()}
+    rows = []
+    for variant in measured:
+        row = [variant, str(len(ended[variant]))]
+        row += [extent(analysis.gains(variant, name), gain) for name in columns.values()]
+        for name in extra.values():
+            largest = [float(s.max()) for cell in ended[variant] if len(s := cell.series(GAIN + name).dropna())]
+            row.append(gain(max(largest)) if largest else NONE)
+        rows.append(row + ([extent(errors[variant], significant)] if any(errors.values()) else []))
+    header = ["variant", "n", *columns, *extra, *(["max abs log column sum"] if any(errors.values()) else [])]
+    text = (
+        "Gain of the composite of all sublayers' mixing matrices, mean over the tokens of the probe batch: forward is "
+        "the largest absolute row sum, backward the largest absolute column sum; mean [smallest to largest] over the "
+        "cells. `largest` is over training, `any token` the largest that one token had. A topology without mixing has "
+        "gain 1."
+    )
+    if any(analysis.ablation.of(v, "diverged") for v in measured):
+        text += " A diverged cell counts up to where it stopped."
+    return f"{table(header, rows)}\n\n{text}"
+
+
+def _last(cells: Sequence[Cell], metric: str) -> list[float]:
+    return [float(series.iloc[-1]) for cell in cells if len(series := cell.series(metric).dropna())]
+
+
+def _cost(analysis: Analysis) -> str:
+    base = analysis.median(analysis.ablation.baseline, "step_ms")
+    rows = []
+    for variant in analysis.ablation.variants:
+        step, low, high = (analysis.median(variant, name) for name in ("step_ms", "step_ms_p10", "step_ms_p90"))
+        times = significant(step) + ("" if math.isnan(low + high) else f" [{significant(low)} to {significant(high)}]")
+        row = [variant, significant(analysis.median(variant, "params"), 9)]
+        row += [significant(analysis.median(variant, "flops_per_token")), times, significant(step / base)]
+        rows.append(
+            [*row, *(significant(analysis.median(variant, name)) for name in ("tokens_per_s", "peak_memory_mb"))]
+        )
+    header = ["variant", "parameters", "FLOPs/token", "step ms, median [p10 to p90]"]
+    header += [f"over {analysis.ablation.baseline}", "tokens/s", "peak memory, MB"]
+    text = "Medians over the finished cells; FLOPs are of a training step, forward and backward."
+    if analysis.shared:
+        many, every = len(analysis.shared), len(analysis.ablation.cells)
+        text += f" **{many} of {every} cells ran beside others: their times and tokens/s are of a shared machine.**"
+    return f"{table(header, rows)}\n\n{text}"
+
+
+def _budget(analysis: Analysis) -> str:
+    parameters, tokens = analysis.spread("params"), analysis.spread("tokens")
+    parts = []
+    if not math.isnan(parameters):
+        matched = "matched" if parameters <= 0.01 else "not matched"
+        parts.append(f"parameters {matched} (spread {parameters:.2%})")
+    if not math.isnan(tokens):
+        parts.append("tokens equal" if tokens == 0 else f"tokens not equal (spread {tokens:.2%})")
+    flops = analysis.spread("flops_per_token")
+    if not math.isnan(flops):
+        parts.append("FLOPs per token equal" if flops == 0 else f"FLOPs per token differ by {flops:.2%}")
+    set_to = {
+        f"`{path}` = {value} for {cell.variant}": None
+        for cell in analysis.ablation.cells
+        for path, value in cell.matched.items()
+    }
+    text = f"Budget: {'; '.join(parts)}." if parts else "Budget: not measured."
+    return text + (f" Matched by {listed(list(set_to))}." if set_to else "")
+
+
+def _cells(analysis: Analysis) -> list[str]:
+    """What did not end well, with its error, and what could not be read."""
+    lines = []
+    for cell in analysis.ablation.cells:
+        if cell.status == "finished":
+            continue
+        why = one_line(cell.record.get("error")) or one_line(cell.record.get("reason"))
+        at = "" if math.isnan(cell.steps) else f" at step {cell.steps:.0f}"
+        lines.append(f"- {cell.name}: {cell.status}{at}{f' ({why})' if why else ''}")
+    lines += [f"- {name}: not run" for name in analysis.ablation.missing]
+    sections = ["## Cells that did not finish", "\n".join(lines)] if lines else []
+    if problems := analysis.ablation.problems:
+        head = f"{count(len(problems), 'file')} could not be read wholly:"
+        sections += ["## Files", "\n".join([head, "", *(f"- {line}" for line in problems)])]
+    return sections

@@ -1,0 +1,159 @@
+"""How the pictures look: colours that colour-blind readers tell apart, labels at the lines' ends, a caption below."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
+
+from recipes.reports.format import significant, write_whole
+
+# Okabe and Ito's palette without its yellow, which is too light for a line; the baseline is the grey
+BASELINE = "#5f5f5f"
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.edgecolor": "#888888",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "lines.linewidth": 1.6,
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+}
+
+
+def colours(variants: Sequence[str], baseline: str) -> dict[str, str]:
+    """A colour for each variant: grey for the baseline; a light-to-dark scale where there are more than the palette."""
+    others = [variant for variant in variants if variant != baseline]
+    if len(others) <= len(COLOURS):
+        chosen = list(COLOURS[: len(others)])
+    else:
+        scale = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(others)))
+        chosen = [mpl.colors.to_hex(colour) for colour in scale]
+    return dict(zip(others, chosen, strict=True)) | {baseline: BASELINE}
+
+
+def figure(columns: int, title: str, width: float = 4.9, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """A row of panels under one title, without pyplot's global state."""
+    made = Figure(figsize=(width * columns, height), layout="constrained")
+    FigureCanvasAgg(made)
+    panels = list(np.atleast_1d(made.subplots(1, columns)))
+    made.get_layout_engine().set(wspace=0.06)
+    made.suptitle(title, fontsize=11, fontweight="bold", x=0.005, ha="left")
+    return made, panels
+
+
+def save(made: Figure, path: Path, caption: str) -> None:
+    """Write the figure as a PNG, whole or not at all, with its caption below."""
+    made.supxlabel(caption, fontsize=7.5, color="#555555", x=0.005, ha="left")
+    write_whole(path, lambda file: made.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12))
+
+
+def curve(axes: Axes, lines: Sequence[pd.Series], colour: str, style: str = "-", **drawn: Any) -> pd.Series:
+    """Mean and band (smallest to largest) of series over the places that all of them have; returns the mean."""
+    table = pd.concat(lines, axis=1, join="inner").sort_index() if lines else pd.DataFrame()
+    table = table.replace([math.inf, -math.inf], math.nan).dropna()
+    if table.empty:
+        return pd.Series(dtype=float)
+    mean = table.mean(axis=1)
+    if table.shape[1] > 1:
+        axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+    if colour == BASELINE:  # a wider line stays visible under one that coincides with it
+        drawn = {"linewidth": 3.2, "alpha": 0.75} | drawn
+    axes.plot(mean.index, mean, style, color=colour, **{"markersize": 3.5} | drawn)
+    return mean
+
+
+def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 11.0) -> None:
+    """Names to the right of the panel at the height of their lines' ends ({name: (y, colour)}), pushed apart."""
+    axes.figure.canvas.draw()
+    inverse = axes.transAxes.inverted()
+    places = [[axes.transData.transform((axes.get_xlim()[0], y))[1], name, c] for name, (y, c) in ends.items()]
+    places.sort(key=lambda place: place[0])
+    pixels = gap * axes.figure.dpi / 72
+    low, high = axes.transAxes.transform((0, 0))[1], axes.transAxes.transform((0, 1))[1]
+    heights = [min(max(place[0], low), high) for place in places]
+    for _ in range(200):  # relax: two labels too near push each other
+        moved = False
+        for k in range(len(heights) - 1):
+            overlap = pixels - (heights[k + 1] - heights[k])
+            if overlap > 0.01:
+                heights[k], heights[k + 1], moved = heights[k] - overlap / 2, heights[k + 1] + overlap / 2, True
+        if not moved:
+            break
+    for height, (_, name, colour) in zip(heights, places, strict=True):
+        y = inverse.transform((0, height))[1]
+        axes.annotate(name, (1.015, y), xycoords="axes fraction", color=colour, va="center", annotation_clip=False)
+
+
+def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]], crosses: Sequence[Bbox]) -> None:
+    """Names beside their points (x, y, name, colour), where they cover neither each other nor the crosses (data)."""
+    axes.figure.canvas.draw()
+    renderer = axes.figure.canvas.get_renderer()
+    taken = [axes.transData.transform_bbox(cross).padded(2) for cross in crosses]
+    frame = axes.get_window_extent(renderer)
+    for x, y, name, colour in points:
+        label = axes.annotate(
+            name, (x, y), (8, 0), textcoords="offset points", color=colour, fontsize=8.5, linespacing=1.1, va="center"
+        )
+        best = None
+        for distance, up, side in product((8, 22, 40), (0, 1, -1, 1.8, -1.8), (1, -1)):
+            label.set(ha="left" if side > 0 else "right", position=(side * distance, up * 18))
+            box = label.get_window_extent(renderer)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            covered = sum(box.overlaps(other) for other in taken) + (not inside)
+            if best is None or covered < best[0]:
+                best = (covered, side, label.get_position(), box)
+            if not covered:
+                break
+        _, side, position, box = best
+        label.set(ha="left" if side > 0 else "right", position=position)
+        taken.append(box)
+
+
+def log_gain(axes: Axes, values: Sequence[float]) -> None:
+    """A log scale for gains, with room around 1 and plain numbers where the range is small."""
+    finite = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
+    low, high = min(*finite, 1.0), max(*finite, 1.0)
+    axes.set_yscale("log")
+    pad = max((high / low) ** 0.06, 1.004)
+    axes.set_ylim(low / pad, high * pad)
+    axes.axhline(1, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
+    plain = FuncFormatter(
+        lambda value, _: significant(value, 4).rstrip("0").rstrip(".") if value < 1e4 else f"{value:,.0f}"
+    )
+    if high / low < 10:
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_minor_locator(MaxNLocator(1))
+        axes.yaxis.set_major_formatter(plain)
+    elif high / low < 1e6:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,), numticks=12))
+        axes.yaxis.set_major_formatter(plain)
+    else:
+        axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def budget_axis(axes: Axes, label: str, scale: Callable[[float], str] | None = None) -> None:
+    """Name the horizontal axis, with short numbers on it."""
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    if scale:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: scale(value)))
