@@ -5,17 +5,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Implementation = Literal["auto", "reference", "triton"]
+Implementation = Literal["auto", "reference", "native", "triton"]
 Last = Literal["rows", "columns"]
 
 MAX_STREAMS = 8
 
 
-def require_reference(operation: str, impl: str) -> None:
-    """Accept `impl` when the reference can serve it.
+def require_implementation(operation: str, impl: str) -> None:
+    """Accept the name of an implementation.
 
     Raises:
-        ValueError: `impl` is not one of "auto", "reference", "triton".
+        ValueError: `impl` is not one of "auto", "reference", "native", "triton".
         NotImplementedError: a Triton kernel was asked for by name; there is no fallback from an explicit choice.
     """
     if impl == "triton":
@@ -23,8 +23,8 @@ def require_reference(operation: str, impl: str) -> None:
             f"{operation}: impl='triton' was asked for, but this version has no Triton kernel of it; "
             "impl='auto' takes the fastest code there is"
         )
-    if impl not in ("auto", "reference"):
-        raise ValueError(f"{operation}: impl must be 'auto', 'reference' or 'triton', got {impl!r}")
+    if impl not in ("auto", "reference", "native"):
+        raise ValueError(f"{operation}: impl must be 'auto', 'reference', 'native' or 'triton', got {impl!r}")
 
 
 def require(condition: bool, operation: str, argument: str, expected: str, got: object) -> None:

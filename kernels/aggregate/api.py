@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kernels.aggregate import reference
-from kernels.dispatch import Implementation, require, require_floating, require_reference, require_streams
+from kernels.dispatch import Implementation, require, require_floating, require_implementation, require_streams
 
 
 def aggregate(x: Tensor, pre: Tensor, *, impl: Implementation = "auto") -> Tensor:
@@ -13,7 +13,7 @@ def aggregate(x: Tensor, pre: Tensor, *, impl: Implementation = "auto") -> Tenso
     Args:
         x: streams [..., n, C].
         pre: weights [..., n].
-        impl: "auto", "reference" or "triton".
+        impl: "auto" (the fastest that runs here), "reference", "native" (C, on CPU) or "triton".
 
     Returns:
         [..., C] in the dtype of `x`; computed in fp32 (fp64 for fp64 x).
@@ -22,7 +22,7 @@ def aggregate(x: Tensor, pre: Tensor, *, impl: Implementation = "auto") -> Tenso
         ValueError: a shape or dtype out of range, by name.
         NotImplementedError: `impl="triton"`, which this version does not have.
     """
-    require_reference("aggregate", impl)
+    require_implementation("aggregate", impl)
     require_floating("aggregate", x=x, pre=pre)
     require(x.dim() >= 2, "aggregate", "x", "[..., n, C]", list(x.shape))
     require_streams("aggregate", "x [..., n, C]", x.shape[-2])

@@ -27,5 +27,5 @@ class _Aggregate(torch.autograd.Function):
     def backward(ctx: Any, gradient_NC: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x_NnC, pre_Nn = ctx.saved_tensors
         d_x = pre_Nn[:, :, None] * gradient_NC[:, None] if ctx.needs_input_grad[0] else None
-        d_pre = torch.bmm(x_NnC, gradient_NC[:, :, None])[:, :, 0] if ctx.needs_input_grad[1] else None
+        d_pre = torch.bmm(gradient_NC[:, None], x_NnC.mT)[:, 0] if ctx.needs_input_grad[1] else None
         return d_x, d_pre

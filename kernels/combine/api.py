@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kernels.combine import reference
-from kernels.dispatch import Implementation, require, require_floating, require_reference, require_streams
+from kernels.dispatch import Implementation, require, require_floating, require_implementation, require_streams
 
 
 def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *, impl: Implementation = "auto") -> Tensor:
@@ -15,7 +15,7 @@ def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *, impl: Implementa
         y: the sublayer's output [..., C].
         post: weights [..., n].
         res: mixing matrices [..., n, n], [out, in].
-        impl: "auto", "reference" or "triton".
+        impl: "auto" (the fastest that runs here), "reference", "native" (C, on CPU) or "triton".
 
     Returns:
         [..., n, C] in the dtype of `x`; computed in fp32 (fp64 for fp64 x).
@@ -24,7 +24,7 @@ def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *, impl: Implementa
         ValueError: a shape or dtype out of range, by name.
         NotImplementedError: `impl="triton"`, which this version does not have.
     """
-    require_reference("combine", impl)
+    require_implementation("combine", impl)
     require_floating("combine", x=x, y=y, post=post, res=res)
     require(x.dim() >= 2, "combine", "x", "[..., n, C]", list(x.shape))
     *tokens, n, width = x.shape

@@ -34,6 +34,6 @@ class _Combine(torch.autograd.Function):
         needs_x, needs_y, needs_post, needs_res = ctx.needs_input_grad
         d_x = torch.bmm(res_Nnn.mT.contiguous(), gradient_NnC) if needs_x else None
         d_y = torch.bmm(post_Nn[:, None], gradient_NnC)[:, 0] if needs_y else None
-        d_post = torch.bmm(gradient_NnC, y_NC[:, :, None])[:, :, 0] if needs_post else None
+        d_post = torch.bmm(y_NC[:, None], gradient_NnC.mT)[:, 0] if needs_post else None
         d_res = torch.bmm(gradient_NnC, x_NnC.mT) if needs_res else None
         return d_x, d_y, d_post, d_res

@@ -11,7 +11,7 @@ from kernels.dispatch import (
     require,
     require_floating,
     require_normalisation,
-    require_reference,
+    require_implementation,
     require_streams,
 )
 from kernels.hyper_coefficients import reference
@@ -51,7 +51,7 @@ def hyper_coefficients(
         last: as in `sinkhorn`.
         eps: as in `sinkhorn`; it is also added to H_pre, as DeepSeek-V4 does.
         norm_eps: added to the mean square; 1e-20 in the paper, where an all-zero token has a gradient of 1e7.
-        impl: "auto", "reference" or "triton".
+        impl: "auto" (the fastest that runs here), "reference", "native" (C, on CPU) or "triton".
 
     Returns:
         HyperCoefficients (pre [..., n], post [..., n], res [..., n, n]) in fp32 (fp64 for fp64 x).
@@ -61,18 +61,22 @@ def hyper_coefficients(
         NotImplementedError: `impl="triton"`, which this version does not have.
     """
     name = "hyper_coefficients"
-    require_reference(name, impl)
+    require_implementation(name, impl)
     require_floating(name, x=x, phi=phi, alpha=alpha, bias=bias)
     require(x.dim() >= 2, name, "x", "[..., n, C]", list(x.shape))
     n, width = x.shape[-2:]
     require_streams(name, "x [..., n, C]", n)
     columns = n * (n + 2)
-    require(phi.shape == (n * width, columns), name, "phi", f"[n C, n (n + 2)] = {[n * width, columns]}", list(phi.shape))
+    require(
+        phi.shape == (n * width, columns), name, "phi", f"[n C, n (n + 2)] = {[n * width, columns]}", list(phi.shape)
+    )
     require(alpha.shape == (3,), name, "alpha", "[3]", list(alpha.shape))
     require(bias.shape == (columns,), name, "bias", f"[n (n + 2)] = {[columns]}", list(bias.shape))
     require_normalisation(name, steps, last, eps)
     require(norm_eps > 0.0, name, "norm_eps", "positive", norm_eps)
     with torch.autocast(x.device.type, enabled=False):
         return HyperCoefficients(
-            *reference.hyper_coefficients(x, phi, alpha, bias, steps=steps, last=last, eps=eps, norm_eps=norm_eps)
+            *reference.hyper_coefficients(
+                x, phi, alpha, bias, steps=steps, last=last, eps=eps, norm_eps=norm_eps, impl=impl
+            )
         )

@@ -9,10 +9,10 @@ from kernels.dispatch import (
     require,
     require_floating,
     require_normalisation,
-    require_reference,
+    require_implementation,
     require_streams,
 )
-from kernels.sinkhorn import reference
+from kernels.sinkhorn import native, reference
 
 
 def sinkhorn(
@@ -28,7 +28,7 @@ def sinkhorn(
         last: which direction is normalised last and therefore sums to 1 exactly ("rows": sum over `in`).
         eps: 0 as in the paper; otherwise the first normalisation is a softmax to which eps is added, and every
             later one divides by (sum + eps), as DeepSeek-V4, TileKernels and Liger do.
-        impl: "auto", "reference" or "triton".
+        impl: "auto" (the fastest that runs here), "reference", "native" (C, on CPU) or "triton".
 
     Returns:
         [..., n, n] in the dtype of `logits`; computed in fp32 (fp64 for fp64 input).
@@ -37,11 +37,12 @@ def sinkhorn(
         ValueError: a shape, dtype or option out of range, by name.
         NotImplementedError: `impl="triton"`, which this version does not have.
     """
-    require_reference("sinkhorn", impl)
+    require_implementation("sinkhorn", impl)
     require_floating("sinkhorn", logits=logits)
     shape = tuple(logits.shape)
     require(len(shape) >= 2 and shape[-1] == shape[-2], "sinkhorn", "logits", "[..., n, n]", list(shape))
     require_streams("sinkhorn", "logits [..., n, n]", shape[-1])
     require_normalisation("sinkhorn", steps, last, eps)
+    code = native if impl == "native" or (impl == "auto" and native.can_run(logits)) else reference
     with torch.autocast(logits.device.type, enabled=False):
-        return reference.sinkhorn(logits, steps=steps, last=last, eps=eps)
+        return code.sinkhorn(logits, steps=steps, last=last, eps=eps)
