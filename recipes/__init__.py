@@ -1,0 +1,1 @@
+"""What people run: the command line, Lightning modules, data, callbacks, loggers and reports."""

@@ -1,0 +1,16 @@
+"""What looks on while a model trains."""
+
+from recipes.callbacks.divergence_guard import DivergedError, DivergenceGuard
+from recipes.callbacks.interruption import Interrupted, Interruption
+from recipes.callbacks.run_record import RunRecord, checkpoint_defaults
+from recipes.callbacks.signal_gain import SignalGain
+
+__all__ = [
+    "DivergedError",
+    "DivergenceGuard",
+    "Interrupted",
+    "Interruption",
+    "RunRecord",
+    "SignalGain",
+    "checkpoint_defaults",
+]

@@ -1,0 +1,55 @@
+"""Pictures of a probe, drawn without a display."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = 8
+
+
+def gain_by_depth(forward: Sequence[float], backward: Sequence[float], step: int) -> NDArray[np.uint8]:
+    """Composite gain over depth on a log scale: an RGBA image [height, width, 4]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    depth = range(1, len(forward) + 1)
+    axes.plot(depth, forward, marker=".", label="forward")
+    axes.plot(depth, backward, marker=".", label="backward")
+    axes.set_yscale("log")
+    axes.axhline(1, color="grey", linewidth=0.5)
+    axes.set(xlabel="sublayers", ylabel="composite gain", title=f"step {step}")
+    axes.legend()
+    return _pixels(figure)
+
+
+def mixing_heat_maps(mixings: Sequence[Tensor | None], step: int) -> NDArray[np.uint8]:
+    """H_res [out, in], mean over tokens, of some sublayers evenly spread: an RGBA image [height, width, 4]."""
+    from matplotlib.figure import Figure
+
+    known = [k for k, mixing in enumerate(mixings) if mixing is not None]
+    shown = [known[int(k)] for k in np.linspace(0, len(known) - 1, min(PANELS, len(known))).round()]
+    matrices = {k: np.asarray(mixings[k]) for k in shown}
+    largest = max(1.0, *(float(np.abs(matrix).max()) for matrix in matrices.values()))
+    figure = Figure(figsize=(1.6 * len(shown) + 1, 2.1), dpi=100, layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (k, matrix) in zip(panels, matrices.items(), strict=True):
+        image = axes.imshow(matrix, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        axes.set(title=f"sublayer {k}", xticks=[], yticks=[])
+    figure.colorbar(image, ax=panels)
+    figure.suptitle(f"H_res (row: out, column: in), step {step}")
+    return _pixels(figure)
+
+
+def _pixels(figure: "Figure") -> NDArray[np.uint8]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())

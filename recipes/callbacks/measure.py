@@ -1,0 +1,69 @@
+"""Measurements that several callbacks share."""
+
+import resource
+import sys
+from collections.abc import Iterable, Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+_norms: WeakKeyDictionary[LightningModule, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
+
+
+def log_metrics(trainer: Trainer, metrics: Mapping[str, float], step: int) -> None:
+    """Give metrics to all loggers; `step` counts finished optimizer steps."""
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(metrics), step)
+
+
+def norm_of_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The 2-norm of all gradients together, a scalar; sharded ones are gathered."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
+def gradient_norm(trainer: Trainer, module: LightningModule) -> Tensor:
+    """`norm_of_gradients` of a module before its optimizer step, computed once however many ask."""
+    now = (trainer.global_step, trainer.fit_loop.total_batch_idx)
+    if module not in _norms or _norms[module][0] != now:
+        _norms[module] = now, norm_of_gradients(module.parameters())
+    return _norms[module][1]
+
+
+def data_processes(trainer: Trainer) -> int:
+    """How many processes see different data."""
+    kwargs = trainer.distributed_sampler_kwargs
+    return kwargs["num_replicas"] if kwargs else 1
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory held so far, MB: on the accelerator, or resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # bytes on macOS, KB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def validation_is_due(trainer: Trainer) -> bool:
+    """Whether Lightning would validate after the batch that was trained last."""
+    loop = trainer.fit_loop
+    return bool(trainer.num_val_batches) and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def validate(trainer: Trainer) -> None:
+    """Run the validation loop now, as Lightning does between two batches."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    connector = trainer._logger_connector
+    first, stage = connector._first_loop_iter, trainer.state.stage
+    trainer.validating = True
+    # a restarted loop would count the batches of the run before
+    loop.restarting = False
+    loop.run()
+    trainer.state.stage = stage
+    connector._first_loop_iter = first
