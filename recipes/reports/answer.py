@@ -15,7 +15,7 @@ def answer(analysis: Analysis) -> str:
     ended = [cell for cell in cells if cell.status in ("finished", "diverged")]
     if not ended:
         failed = sum(cell.status == "failed" for cell in cells)
-        return f"No cell has finished ({failed} of {len(cells)} failed), so nothing is concluded."
+        return f"No cell has finished ({failed} of {_planned(analysis)} failed), so nothing is concluded."
     clauses = [*_gain(analysis), *_diverged(analysis), *_absent(analysis), *_loss(analysis)]
     finished = sum(cell.status == "finished" for cell in cells)
     over = (
@@ -33,16 +33,9 @@ def _gain(analysis: Analysis) -> list[str]:
     if not measured:
         return []
     if len(measured) > FEW:
-        order = sorted(measured, key=lambda v: sum(measured[v]) / len(measured[v]))
-        low, high = order[0], order[-1]
-        text = f"the composite forward gain ends between {extent(measured[low], gain)} ({low}) and "
-        text += f"{extent(measured[high], gain)} ({high})"
         backward = {v: values for v in measured if (values := analysis.gains(v, "gain_backward"))}
-        if backward:
-            order = sorted(backward, key=lambda v: sum(backward[v]) / len(backward[v]))
-            text += f", the backward gain between {extent(backward[order[0]], gain)} ({order[0]}) and "
-            text += f"{extent(backward[order[-1]], gain)} ({order[-1]})"
-        return [text]
+        text = f"the composite forward gain ends {_range(measured)}"
+        return [text + (f", the backward gain {_range(backward)}" if backward else "")]
     parts = []
     for variant, values in measured.items():
         text = f"{extent(values, gain)} in {variant}"
@@ -53,6 +46,14 @@ def _gain(analysis: Analysis) -> list[str]:
             asides.append(f"backward {extent(backward, gain)}")
         parts.append(text + (f" ({', '.join(asides)})" if asides else ""))
     return [f"the composite forward gain ends at {listed(parts)}"]
+
+
+def _range(gains: dict[str, list[float]]) -> str:
+    """The variants with the lowest and the highest mean gain."""
+    order = sorted(gains, key=lambda variant: sum(gains[variant]) / len(gains[variant]))
+    low, high = (extent(gains[variant], gain) for variant in (order[0], order[-1]))
+    same = f"at {low} in every variant"
+    return same if low == high else f"between {low} ({order[0]}) and {high} ({order[-1]})"
 
 
 def _diverged(analysis: Analysis) -> list[str]:
@@ -88,8 +89,8 @@ def _loss(analysis: Analysis) -> list[str]:
     if not tested:
         shown = listed([f"{extent(values, loss)} in {v}" for v, values in list(trained.items())[:FEW]])
         shown = f"the validation loss ends at {shown}" if len(trained) <= FEW else "the validation losses stand below"
-        if len(analysis.ablation.variants) == 1:
-            return [f"{shown}, with no other variant to compare"]
+        if len(trained) == 1:
+            return [f"{shown}, with no other trained variant to compare"]
         if max((d.n for d in differences), default=0) == 1:
             return [f"{shown}, and with n = 1 no difference is tested"]
         return [f"{shown}, and no pair of variants shares a finished seed, so no difference is tested"]

@@ -183,10 +183,10 @@ def read_ablation(folder: Path) -> Ablation:
     if not cells:
         raise FileNotFoundError(f"{folder}: no cells (<variant>/seed-<k>/) in it; run the ablation first")
     axes = {str(axis): [str(v) for v in variants] for axis, variants in _mapping(plan.get("axes")).items() if variants}
-    for cell in cells:  # what was run but is no longer in the YAML
-        for axis, variant in cell.axes.items():
-            if variant not in axes.setdefault(axis, []):
-                axes[axis].append(variant)
+    if not axes:  # without the YAML, the cells say what was varied
+        for cell in cells:
+            for axis, variant in cell.axes.items():
+                axes[axis] = list(dict.fromkeys([*axes.get(axis, []), variant]))
     planned = ["+".join(levels) for levels in product(*axes.values())] if axes else []
     order = {variant: k for k, variant in enumerate(planned)}
     cells.sort(key=lambda cell: (order.get(cell.variant, len(order)), cell.variant, cell.seed))

@@ -141,7 +141,7 @@ def _draw(named: dict[str, Analysis], path: Path) -> str | None:
         made, panels = style.figure(2, " against ".join(named), width=5.2)
         gains: list[float] = []
         ends: tuple[dict[str, tuple[float, str]], ...] = ({}, {})
-        for line, (name, analysis) in zip(LINES * len(named), named.items(), strict=False):
+        for line, analysis in zip(LINES * len(named), named.values(), strict=False):
             for variant in variants:
                 cells = analysis.ablation.of(variant, "finished")
                 composites = [cell.series(GAIN + "forward").dropna() for cell in cells]
@@ -151,7 +151,7 @@ def _draw(named: dict[str, Analysis], path: Path) -> str | None:
                 ):
                     mean = style.curve(panel, [s for s in series if len(s)], hues[variant], line)
                     if len(mean):
-                        place[f"{variant}, {name}"] = (float(mean.iloc[-1]), hues[variant])
+                        place.setdefault(variant, (float(mean.iloc[-1]), hues[variant]))
         if not any(ends):
             return "comparison.png: neither loss nor gain was measured"
         panels[0].set(title="validation loss", ylabel="cross-entropy (nats per token)")

@@ -40,7 +40,7 @@ def loss(analysis: Analysis, path: Path) -> str | None:
     hues = style.colours(ablation.variants, ablation.baseline)
     paired = {v: lines for v in ablation.variants if v != ablation.baseline and (lines := _paired_curves(analysis, v))}
     made, panels = style.figure(2 if paired else 1, f"{ablation.name}: loss", width=5.2 if paired else 6.4)
-    ends, heights = {}, []
+    ends, heights, stopped = {}, [], []
     for variant in ablation.variants:
         finished = ablation.of(variant, "finished")
         train = [_smooth(_at(cell, cell.series("train/loss"), at)) for cell in finished]
@@ -50,16 +50,17 @@ def loss(analysis: Analysis, path: Path) -> str | None:
         mean = style.curve(panels[0], validation, hues[variant], marker="o")
         if len(mean):
             ends[variant] = (float(mean.iloc[-1]), hues[variant])
-            heights += [*mean, *thin.iloc[len(thin) // 20 :]]  # the first fall would flatten the rest
+            heights += [*mean, *thin.iloc[len(thin) // 10 :]]  # the first fall would flatten the rest
         for cell in ablation.of(variant, "diverged"):
-            end = _diverging(panels[0], _smooth(_at(cell, cell.series("train/loss"), at)), hues[variant])
-            if end is not None and variant not in ends:
-                ends[variant] = (end, hues[variant])
+            if end := _diverging(panels[0], _smooth(_at(cell, cell.series("train/loss"), at)), hues[variant]):
+                stopped.append((*end, hues[variant]))
+                ends.setdefault(variant, (end[1], hues[variant]))
     if not ends:
         return "no loss was measured"
     if heights:
         low, high = min(heights), max(heights)
         panels[0].set_ylim(low - 0.06 * (high - low or 1), high + 0.06 * (high - low or 1))
+    _crosses(panels[0], stopped)
     panels[0].set(ylabel="cross-entropy (nats per token)", title="thick: validation, thin: training (smoothed)")
     for variant, lines in paired.items():
         style.curve(panels[1], lines, hues[variant], marker="o")
@@ -110,18 +111,19 @@ def _gains(
     made, panels = style.figure(2, f"{analysis.ablation.name}: {title}")
     means = {"forward": "max |row sum|", "backward": "max |column sum|"}
     for panel, (direction, by_variant) in zip(panels, lines.items(), strict=True):
-        ends, values = {}, []
+        ends, values, stopped = {}, [], []
         for variant, series in by_variant.items():
             longest = max((line.index[-1] for line in series), default=0)
             whole = [line for line in series if line.index[-1] == longest]  # diverged cells end earlier
             mean = style.curve(panel, whole, hues[variant])
             for line in series:
-                if line.index[-1] < longest:
-                    _diverging(panel, line, hues[variant])
+                if line.index[-1] < longest and (end := _diverging(panel, line, hues[variant])):
+                    stopped.append((*end, hues[variant]))
                 values += [v for v in line if math.isfinite(v)]
             if len(mean):
                 ends[variant] = (float(mean.iloc[-1]), hues[variant])
         style.log_gain(panel, values)
+        _crosses(panel, stopped)
         panel.set(title=f"{direction}: {means[direction]}, mean over probe tokens", ylabel="gain (log scale)")
         style.budget_axis(panel, along)
         style.label_ends(panel, ends)
@@ -186,14 +188,21 @@ def _depth(cell: Cell, direction: str) -> pd.Series:
     return pd.Series({k: float(s.loc[last]) for k, s in sorted(series.items()) if last in s.index}, dtype=float)
 
 
-def _diverging(panel: Axes, line: pd.Series, colour: str) -> float | None:
-    """A dashed line to a cross; returns where it ends."""
+def _diverging(panel: Axes, line: pd.Series, colour: str) -> tuple[float, float] | None:
+    """A dashed line; returns where it ends, for its cross."""
     line = line.replace([math.inf, -math.inf], math.nan).dropna()
     if line.empty:
         return None
     panel.plot(line.index, line, "--", color=colour, linewidth=1)
-    panel.plot(line.index[-1], line.iloc[-1], "x", color=colour, markersize=7, clip_on=False)
-    return float(line.iloc[-1])
+    return float(line.index[-1]), float(line.iloc[-1])
+
+
+def _crosses(panel: Axes, places: Sequence[tuple[float, float, str]]) -> None:
+    """Where diverged cells stopped, at the panel's edge where that is beyond it."""
+    low, high = panel.get_ylim()
+    for x, y, colour in places:
+        panel.plot(x, min(max(y, low), high), "x", color=colour, markersize=7, clip_on=False)
+    panel.set_ylim(low, high)
 
 
 def _at(cell: Cell, series: pd.Series, at: str) -> pd.Series:

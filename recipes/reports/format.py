@@ -18,7 +18,8 @@ def significant(value: float, digits: int = 3) -> str:
     magnitude = math.floor(math.log10(abs(value)))
     if not -4 <= magnitude < 6:
         return f"{value:.{digits - 1}e}"
-    return f"{value:,.{max(0, digits - 1 - magnitude)}f}"
+    places = digits - 1 - magnitude
+    return f"{round(value, places):,.{max(0, places)}f}"
 
 
 def loss(value: float) -> str:

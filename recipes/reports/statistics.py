@@ -60,7 +60,7 @@ def paired(variant: str, reference: str, losses: Mapping[str, Mapping[int, float
     seeds = tuple(sorted(set(one) & set(other)))
     differences = [one[seed] - other[seed] for seed in seeds]
     mean, sd = mean_sd(differences)
-    if sd < 1e-9 * max(abs(one[seeds[0]]), abs(other[seeds[0]])):  # rounding, not spread
+    if sd < 1e-9 * max((abs(one[seed]) for seed in seeds), default=0.0):  # rounding, not spread
         sd = 0.0
     p = math.nan
     if sd > 0:

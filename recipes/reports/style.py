@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from recipes.reports.format import significant, write_whole
+from recipes.reports.format import write_whole
 
 # Okabe and Ito's palette without its yellow, which is too light for a line; the baseline is the grey
 BASELINE = "#5f5f5f"
@@ -45,7 +45,7 @@ def colours(variants: Sequence[str], baseline: str) -> dict[str, str]:
     if len(others) <= len(COLOURS):
         chosen = list(COLOURS[: len(others)])
     else:
-        scale = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(others)))
+        scale = mpl.colormaps["viridis"](np.linspace(0, 0.82, len(others)))
         chosen = [mpl.colors.to_hex(colour) for colour in scale]
     return dict(zip(others, chosen, strict=True)) | {baseline: BASELINE}
 
@@ -76,28 +76,27 @@ def curve(axes: Axes, lines: Sequence[pd.Series], colour: str, style: str = "-",
     if table.shape[1] > 1:
         axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.18, linewidth=0)
     if colour == BASELINE:  # a wider line stays visible under one that coincides with it
-        drawn = {"linewidth": 3.2, "alpha": 0.75} | drawn
+        drawn = {"linewidth": 2.8, "alpha": 0.75} | drawn
     axes.plot(mean.index, mean, style, color=colour, **{"markersize": 3.5} | drawn)
     return mean
 
 
 def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 11.0) -> None:
     """Names to the right of the panel at the height of their lines' ends ({name: (y, colour)}), pushed apart."""
-    axes.figure.canvas.draw()
+    axes.figure.draw_without_rendering()
     inverse = axes.transAxes.inverted()
     places = [[axes.transData.transform((axes.get_xlim()[0], y))[1], name, c] for name, (y, c) in ends.items()]
     places.sort(key=lambda place: place[0])
     pixels = gap * axes.figure.dpi / 72
     low, high = axes.transAxes.transform((0, 0))[1], axes.transAxes.transform((0, 1))[1]
     heights = [min(max(place[0], low), high) for place in places]
-    for _ in range(200):  # relax: two labels too near push each other
-        moved = False
+    for _ in range(200):  # two labels too near push each other
         for k in range(len(heights) - 1):
-            overlap = pixels - (heights[k + 1] - heights[k])
-            if overlap > 0.01:
-                heights[k], heights[k + 1], moved = heights[k] - overlap / 2, heights[k + 1] + overlap / 2, True
-        if not moved:
-            break
+            overlap = max(0.0, pixels - (heights[k + 1] - heights[k]))
+            heights[k] -= overlap / 2
+            heights[k + 1] += overlap / 2
+    for k, height in enumerate(heights):  # none below the panel
+        heights[k] = max(height, low, heights[k - 1] + pixels if k else low)
     for height, (_, name, colour) in zip(heights, places, strict=True):
         y = inverse.transform((0, height))[1]
         axes.annotate(name, (1.015, y), xycoords="axes fraction", color=colour, va="center", annotation_clip=False)
@@ -105,7 +104,7 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 1
 
 def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]], crosses: Sequence[Bbox]) -> None:
     """Names beside their points (x, y, name, colour), where they cover neither each other nor the crosses (data)."""
-    axes.figure.canvas.draw()
+    axes.figure.draw_without_rendering()
     renderer = axes.figure.canvas.get_renderer()
     taken = [axes.transData.transform_bbox(cross).padded(2) for cross in crosses]
     frame = axes.get_window_extent(renderer)
@@ -136,9 +135,7 @@ def log_gain(axes: Axes, values: Sequence[float]) -> None:
     pad = max((high / low) ** 0.06, 1.004)
     axes.set_ylim(low / pad, high * pad)
     axes.axhline(1, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
-    plain = FuncFormatter(
-        lambda value, _: significant(value, 4).rstrip("0").rstrip(".") if value < 1e4 else f"{value:,.0f}"
-    )
+    plain = FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:.0e}")
     if high / low < 10:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_minor_locator(MaxNLocator(1))
