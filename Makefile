@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 OUT ?= results
 PROCESSES ?= 2
 
@@ -12,25 +11,26 @@ PROCESSES ?= 2
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml constraints.txt
+# one stamp per extra: .venv/.recipes, .venv/.test, .venv/.lint
+$(VENV)/.%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one with PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	touch $@
 
-fit: $(STAMP) ## the main job: mHC against HC and the plain residual, then results/mhc_vs_hc/report.md
+fit: $(VENV)/.recipes ## the main job: mHC against HC and the plain residual, then results/mhc_vs_hc/report.md
 	$(BIN)/python -m recipes.fit --config ablations/mhc_vs_hc.yaml
 
-test: $(STAMP) ## the whole suite, on CPU
+test: $(VENV)/.test ## the whole suite, on CPU
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(VENV)/.lint ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-format: $(STAMP) ## rewrite in the house's layout
+format: $(VENV)/.lint ## rewrite in the house's layout
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-bench: $(STAMP) ## training step of mHC over the plain residual, into results/bench/
+bench: $(VENV)/.test ## training step of mHC over the plain residual, into results/bench/
 	$(BIN)/python -m recipes.bench
 
 gpu: ## the kernel tests on an NVIDIA GPU; needs torch, triton, pytest, numpy and nothing else

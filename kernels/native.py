@@ -51,9 +51,8 @@ def library(source: Path, **defines: int) -> ctypes.CDLL | None:
 def _compile(command: str, flags: tuple[str, ...], source: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         built = Path(folder) / target.name
-        subprocess.run(
-            [command, *flags, str(source), "-o", str(built), "-lm"], check=True, capture_output=True, text=True
-        )
+        arguments = [command, *flags, str(source), "-o", str(built), "-lm"]
+        subprocess.run(arguments, check=True, capture_output=True, text=True)
         built.replace(target)
 
 

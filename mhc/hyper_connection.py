@@ -92,7 +92,8 @@ class HyperConnection(ResidualTopology):
         return {"static_alpha", "static_beta"}
 
     def _coefficients(self, state: Tensor) -> _Coefficients:
-        alpha, beta = self.static_alpha, self.static_beta
+        alpha: Tensor = self.static_alpha
+        beta: Tensor = self.static_beta
         if self.norm is None:
             alpha, beta = alpha.expand(*state.shape[:-2], -1, -1), beta.expand(state.shape[:-1])
         else:

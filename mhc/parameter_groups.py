@@ -1,5 +1,6 @@
 """Which parameters take weight decay."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,8 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """
     exempt: set[int] = set()
     for part in module.modules():
-        named = set(part.no_weight_decay()) if hasattr(part, "no_weight_decay") else set()
+        no_weight_decay: Callable[[], set[str]] = getattr(part, "no_weight_decay", set)
+        named = no_weight_decay()
         for name, parameter in part.named_parameters(recurse=False):
             if parameter.dim() < 2 or isinstance(part, nn.Embedding) or name in named:
                 exempt.add(id(parameter))

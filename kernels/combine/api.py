@@ -8,7 +8,9 @@ from kernels.dispatch import Implementation, require, require_floating, require_
 
 
 def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *, impl: Implementation = "auto") -> Tensor:
-    """Write to the streams: x' = H_res x + H_post^T y, x'_ic = sum_j res_ij x_jc + post_i y_c (arXiv 2512.24880, eq. 3).
+    """Write to the streams: x' = H_res x + H_post^T y (arXiv 2512.24880, eq. 3).
+
+    By entries, x'_ic = sum_j res_ij x_jc + post_i y_c.
 
     Args:
         x: streams [..., n, C].

@@ -10,8 +10,8 @@ from kernels.dispatch import (
     Last,
     require,
     require_floating,
-    require_normalisation,
     require_implementation,
+    require_normalisation,
     require_streams,
 )
 from kernels.hyper_coefficients import reference
@@ -67,9 +67,8 @@ def hyper_coefficients(
     n, width = x.shape[-2:]
     require_streams(name, "x [..., n, C]", n)
     columns = n * (n + 2)
-    require(
-        phi.shape == (n * width, columns), name, "phi", f"[n C, n (n + 2)] = {[n * width, columns]}", list(phi.shape)
-    )
+    sizes = [n * width, columns]
+    require(list(phi.shape) == sizes, name, "phi", f"[n C, n (n + 2)] = {sizes}", list(phi.shape))
     require(alpha.shape == (3,), name, "alpha", "[3]", list(alpha.shape))
     require(bias.shape == (columns,), name, "bias", f"[n (n + 2)] = {[columns]}", list(bias.shape))
     require_normalisation(name, steps, last, eps)

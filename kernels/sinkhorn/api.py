@@ -8,8 +8,8 @@ from kernels.dispatch import (
     Last,
     require,
     require_floating,
-    require_normalisation,
     require_implementation,
+    require_normalisation,
     require_streams,
 )
 from kernels.sinkhorn import native, reference
