@@ -128,7 +128,8 @@ def _many(tested: list[Difference], at: str) -> str:
     named = listed([f"{d.variant} - {d.reference} = {signed(d.mean)} ({p_value(d.adjusted)})" for d in strongest])
     which = "" if len(strongest) == len(standing) else ", the largest"
     share = f"{len(standing)} of {len(tested)} paired loss differences{at}"
-    return f"{share} are significant after Holm{which}: {named} ({limits})"
+    verb = "is" if len(standing) == 1 else "are"
+    return f"{share} {verb} significant after Holm{which}: {named} ({limits})"
 
 
 def _unequal(analysis: Analysis) -> list[str]:

@@ -157,9 +157,9 @@ def _draw(named: dict[str, Analysis], path: Path) -> str | None:
         panels[0].set(title="validation loss", ylabel="cross-entropy (nats per token)")
         panels[1].set(title="composite forward gain, mean over probe tokens", ylabel="gain (log scale)")
         style.log_gain(panels[1], gains)
-        for panel, place in zip(panels, ends, strict=True):
+        for panel in panels:
             style.budget_axis(panel, "optimizer steps")
-            style.label_ends(panel, place)
+        style.label_ends(dict(zip(panels, ends, strict=True)))
         styles = ("solid", "dashed", "dotted", "dash-dotted") * len(named)
         caption = "; ".join(f"{kind}: {name}" for kind, name in zip(styles, named, strict=False))
         style.save(made, path, f"{caption}; line: mean over seeds, band: smallest to largest")

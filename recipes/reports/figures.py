@@ -66,12 +66,13 @@ def loss(analysis: Analysis, path: Path) -> str | None:
         style.curve(panels[1], lines, hues[variant], marker="o")
     for panel in panels:
         style.budget_axis(panel, AXIS[at])
-    style.label_ends(panels[0], ends)
+    labels = {panels[0]: ends}
     if paired:
         panels[1].axhline(0, color=style.BASELINE, linewidth=1)
         panels[1].set(title=f"validation loss minus {ablation.baseline}'s at the same seed", ylabel="difference (nats)")
         last = {v: (float(pd.concat(lines, axis=1).mean(axis=1).iloc[-1]), hues[v]) for v, lines in paired.items()}
-        style.label_ends(panels[1], last | {ablation.baseline: (0.0, style.BASELINE)})
+        labels[panels[1]] = last | {ablation.baseline: (0.0, style.BASELINE)}
+    style.label_ends(labels)
     style.save(made, path, _caption(analysis, "finished"))
     return None
 
@@ -109,6 +110,7 @@ def _gains(
         return "no signal gain was measured"
     hues = style.colours(analysis.ablation.variants, analysis.ablation.baseline)
     made, panels = style.figure(2, f"{analysis.ablation.name}: {title}")
+    labels = {}
     means = {"forward": "max |row sum|", "backward": "max |column sum|"}
     for panel, (direction, by_variant) in zip(panels, lines.items(), strict=True):
         ends, values, stopped = {}, [], []
@@ -126,7 +128,8 @@ def _gains(
         _crosses(panel, stopped)
         panel.set(title=f"{direction}: {means[direction]}, mean over probe tokens", ylabel="gain (log scale)")
         style.budget_axis(panel, along)
-        style.label_ends(panel, ends)
+        labels[panel] = ends
+    style.label_ends(labels)
     style.save(made, path, _caption(analysis, "finished", "diverged"))
     return None
 

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 from recipes.reports.format import write_whole
@@ -81,9 +81,14 @@ def curve(axes: Axes, lines: Sequence[pd.Series], colour: str, style: str = "-",
     return mean
 
 
-def label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float = 11.0) -> None:
-    """Names to the right of the panel at the height of their lines' ends ({name: (y, colour)}), pushed apart."""
-    axes.figure.draw_without_rendering()
+def label_ends(panels: Mapping[Axes, Mapping[str, tuple[float, str]]], gap: float = 11.0) -> None:
+    """Names to the right of each panel at the height of their lines' ends ({name: (y, colour)}), pushed apart."""
+    next(iter(panels)).figure.draw_without_rendering()  # settles where the panels are
+    for axes, ends in panels.items():
+        _label_ends(axes, ends, gap)
+
+
+def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float) -> None:
     inverse = axes.transAxes.inverted()
     places = [[axes.transData.transform((axes.get_xlim()[0], y))[1], name, c] for name, (y, c) in ends.items()]
     places.sort(key=lambda place: place[0])
@@ -138,13 +143,13 @@ def log_gain(axes: Axes, values: Sequence[float]) -> None:
     plain = FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:.0e}")
     if high / low < 10:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_minor_locator(MaxNLocator(1))
         axes.yaxis.set_major_formatter(plain)
     elif high / low < 1e6:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,), numticks=12))
         axes.yaxis.set_major_formatter(plain)
     else:
         axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
