@@ -1,0 +1,105 @@
+"""The plan: what a grid would run and cost, without running it."""
+
+import statistics
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from recipes.ablation.cells import Cell
+from recipes.ablation.console import clock, wide_console
+from recipes.ablation.prepare import Work
+from recipes.run import read_status
+
+# imports, reading the corpus and writing figures, in a process of its own
+START_SECONDS = 10.0
+
+
+def show(work: Work, jobs: int, console: Console | None = None) -> None:
+    """Print the cells, what each costs, and how long those without a result would take."""
+    console = console or wide_console()
+    if work.ablation.question:
+        console.print(work.ablation.question, highlight=False)
+    table = Table(title=f"{work.ablation.name}: {len(work.cells)} cells")
+    table.add_column("cell")
+    for name in ("parameters", "FLOPs/token", "tokens", "time"):
+        table.add_column(name, justify="right")
+    table.add_column("from")
+    if any(cell.matched for cell in work.cells):
+        table.add_column("matched")
+    table.add_column("status")
+    rate = _Calibration()
+    total, known = 0.0, True
+    for cell in work.cells:
+        seconds, origin = _estimate(cell, work, rate)
+        if cell in work.open:
+            total, known = total + (seconds or 0.0), known and seconds is not None
+        costs = cell.costs
+        tokens = costs.tokens_per_step * costs.steps if costs.tokens_per_step and costs.steps else None
+        matched = [", ".join(f"{path.rsplit('.', 1)[-1]} {value}" for path, value in (cell.matched or {}).items())]
+        table.add_row(
+            cell.name,
+            f"{costs.parameters:,}",
+            "" if costs.flops_per_token is None else f"{costs.flops_per_token:.3g}",
+            "" if tokens is None else f"{tokens:,}",
+            "" if seconds is None else clock(seconds),
+            origin,
+            *(matched if any(other.matched for other in work.cells) else []),
+            "runs" if cell in work.open else str(cell.status.get("status")),
+        )
+    console.print(table)
+    left = len(work.open)
+    if known:
+        console.print(f"{left} cells to run, about {clock(total / min(jobs, max(left, 1)))} with {jobs} at a time")
+    else:
+        console.print(f"{left} cells to run; this machine cannot tell for how long")
+    console.print(f"results go to {work.folder}", highlight=False)
+
+
+def _estimate(cell: Cell, work: Work, rate: "_Calibration") -> tuple[float | None, str]:
+    """Seconds of a cell and where they come from."""
+    costs = cell.costs
+    if costs.steps is None:
+        return None, "no trainer.max_steps"
+    measured = _finished_step_ms(cell, work)
+    if measured is not None:
+        return START_SECONDS + costs.steps * measured / 1000, "finished cells"
+    if work.ablation.scale == "gpu" and not torch.cuda.is_available():
+        return None, "needs a GPU"
+    if costs.flops_per_token is None or costs.tokens_per_step is None:
+        return None, "no budget"
+    width = int((cell.tree["model"].get("init_args") or {}).get("width") or 512)
+    flops = costs.flops_per_token * costs.tokens_per_step * costs.steps
+    return START_SECONDS + flops / rate.flops_per_second(width, costs.tokens_per_step), "matmul speed, at least"
+
+
+def _finished_step_ms(cell: Cell, work: Work) -> float | None:
+    """Median step time of this variant's finished cells in the folder, at any seed."""
+    times = []
+    for path in sorted((work.folder / cell.variant.name).glob("seed-*")):
+        status = read_status(path)
+        if status.get("status") == "finished" and status.get("step_ms"):
+            times.append(float(status["step_ms"]))
+    return statistics.median(times) if times else None
+
+
+class _Calibration:
+    """Matrix-product speed of this machine, measured once per shape."""
+
+    def __init__(self) -> None:
+        self._rates: dict[tuple[int, int], float] = {}
+
+    def flops_per_second(self, width: int, tokens: int) -> float:
+        """FLOP/s of [tokens, width] times [width, 4 width], the best of some runs."""
+        shape = (width, min(tokens, 8192))
+        if shape not in self._rates:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            left, right = torch.randn(shape[1], width, device=device), torch.randn(width, 4 * width, device=device)
+            times = []
+            for _ in range(20):
+                began = time.perf_counter()
+                float((left @ right)[0, 0])
+                times.append(time.perf_counter() - began)
+            self._rates[shape] = 8 * shape[1] * width**2 / min(times)
+        return self._rates[shape]

@@ -1,0 +1,96 @@
+"""The `ablation:` node of a YAML file."""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipes.configuration import Source, suggestion
+from recipes.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One question, asked over a grid.
+
+    Attributes:
+        name: of the results' folder; by default the file's name.
+        question: the file's first comment.
+        axes: axis -> variant -> dotted path -> scalar or whole node.
+        seeds: of the cells.
+        match_parameters: path of an integer that the driver sets so that every variant has the baseline's parameters.
+        scale: "cpu", or "gpu" for what a machine without one is not to start.
+        baseline: the variant that others are compared with, by default the first.
+    """
+
+    name: str
+    question: str = ""
+    axes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    match_parameters: str | None = None
+    scale: str = "cpu"
+    baseline: str | None = None
+
+    @classmethod
+    def read(cls, source: Source) -> "Ablation":
+        """Take the node out of a file; raises UserError that names the key and what it should be."""
+        node = source.tree["ablation"]
+
+        def refuse(message: str) -> UserError:
+            return UserError(f"{source.path}: ablation{message}")
+
+        if not isinstance(node, dict):
+            raise refuse(": must be a mapping with `axes:` and `seeds:`")
+        known = [entry.name for entry in dataclasses.fields(cls) if entry.name != "question"]
+        for key in node:
+            if key not in known:
+                raise refuse(f": unknown key '{key}'; {suggestion(str(key), known)}")
+        axes = node.get("axes") or {}
+        if not isinstance(axes, dict):
+            raise refuse(".axes: must be a mapping of axes to variants")
+        read_axes = {}
+        for axis, variants in axes.items():
+            if not isinstance(variants, dict) or not variants:
+                raise refuse(f".axes.{axis}: must be a mapping of variants, each of them path -> value")
+            read_axes[_name(axis, refuse, ".axes")] = {
+                _name(variant, refuse, f".axes.{axis}"): _settings(settings, refuse, f".axes.{axis}.{variant}")
+                for variant, settings in variants.items()
+            }
+        seeds = node.get("seeds", [0])
+        whole = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+        if not whole or len(set(seeds)) < len(seeds):
+            raise refuse(f".seeds: must be different whole numbers, as in [0, 1, 2], not {seeds!r}")
+        scale = node.get("scale", "cpu")
+        if scale not in ("cpu", "gpu"):
+            raise refuse(f".scale: must be cpu or gpu, not {scale!r}")
+        match = node.get("match_parameters")
+        if match is not None and not isinstance(match, str):
+            raise refuse(f".match_parameters: must be a dotted path to an integer, not {match!r}")
+        baseline = node.get("baseline")
+        return cls(
+            name=_name(node.get("name", source.stem), refuse, ".name"),
+            question=source.question,
+            axes=read_axes,
+            seeds=tuple(seeds),
+            match_parameters=match,
+            scale=scale,
+            baseline=None if baseline is None else str(baseline),
+        )
+
+
+def _name(value: Any, refuse: Any, where: str) -> str:
+    if type(value) not in (str, int, float):
+        raise refuse(f"{where}: {value!r} cannot be a name; YAML reads yes, no, on, off and null as values: quote it")
+    if not _NAME.fullmatch(str(value)):
+        raise refuse(f"{where}: '{value}' cannot be a name; use letters, digits, '_', '-' and '.'")
+    return str(value)
+
+
+def _settings(settings: Any, refuse: Any, where: str) -> dict[str, Any]:
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(path, str) for path in settings):
+        raise refuse(f"{where}: must be a mapping of dotted paths to values, or {{}} for the base configuration")
+    return settings

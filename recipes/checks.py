@@ -1,0 +1,153 @@
+"""What is looked at before a run writes its first file: the model without storage, the data, trainer and disk."""
+
+import logging
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from recipes.cli import Resolved
+from recipes.errors import UserError
+
+# weights and two moments of Adam, in fp32
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a resolved model costs, None where its module does not say.
+
+    Attributes:
+        parameters: of the model.
+        flops_per_token: of a training step.
+        tokens_per_step: over all processes.
+        steps: optimizer steps the trainer is to make.
+    """
+
+    parameters: int
+    flops_per_token: float | None
+    tokens_per_step: int | None
+    steps: int | None
+
+
+def count_parameters(resolved: Resolved) -> int:
+    """Parameters of the model, built on the meta device."""
+    with torch.device("meta"):
+        model = resolved.build("model")
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_model(resolved: Resolved) -> Costs:
+    """Build the model on the meta device and run a step of it there; raises UserError for what its parts refuse."""
+    with torch.device("meta"):
+        model = resolved.build("model")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    options = resolved.tree["data"]["init_args"] if resolved.tree.get("data") else {}
+    length, batch = options.get("sequence_length"), options.get("batch_size")
+    flops = None
+    if length and hasattr(model, "budget"):
+        try:
+            flops = model.budget(length).flops_per_token
+        except NotImplementedError as error:
+            print(f"{resolved.where}: FLOPs are unknown: {error}", file=sys.stderr)
+        except Exception as error:
+            raise resolved.explain(error) from None
+    steps = resolved.tree["trainer"]["max_steps"]
+    return Costs(
+        parameters, flops, length * batch if length and batch else None, steps if steps and steps > 0 else None
+    )
+
+
+def check_data(resolved: Resolved) -> None:
+    """Set the data up once; raises UserError for a corpus that is missing, empty, or short, or a small vocabulary."""
+    if not resolved.tree.get("data"):
+        return
+    data = resolved.build("data")
+    try:
+        data.prepare_data()
+        data.setup("fit")
+    except Exception as error:
+        raise resolved.explain(error) from None
+    size = getattr(getattr(data, "vocabulary", None), "size", None)
+    room = resolved.tree["model"]["init_args"].get("vocabulary_size")
+    if size and room and size > room:
+        raise UserError(
+            f"{resolved.where}: model.init_args.vocabulary_size is {room}, but the data has {size} tokens; "
+            f"set it to {size} or more"
+        )
+
+
+def check_trainer(resolved: Resolved) -> None:
+    """Build the trainer without loggers and callbacks; raises UserError for options that do not go together."""
+    given: dict[str, Any] = dict(resolved.tree["trainer"])
+    given.update(logger=False, callbacks=None, enable_checkpointing=False, enable_progress_bar=False)
+    if any(isinstance(given[key], dict) for key in ("strategy", "plugins", "profiler")):
+        return
+    with _quiet("lightning.pytorch"):
+        try:
+            Trainer(**given)
+        except Exception as error:
+            found = resolved.explain(error)
+            if isinstance(found, UserError):
+                raise UserError(str(found).replace(f"{resolved.where}: ", f"{resolved.where}: trainer: ", 1)) from None
+            raise found from None
+
+
+def check_accelerator(scale: str, resolved: Resolved, overrides: list[str]) -> None:
+    """Refuse work meant for a GPU on a machine without one; raises UserError."""
+    asked = any(argument.startswith("--trainer.accelerator") for argument in overrides)
+    if scale == "gpu" and not torch.cuda.is_available() and not asked:
+        raise UserError(
+            f"{resolved.where}: `scale: gpu`, and this machine has no GPU; look at it with --ablation.plan, "
+            "or insist with --trainer.accelerator cpu"
+        )
+
+
+def check_folder(folder: Path, needed: int) -> None:
+    """Write and remove a file in the folder or its nearest parent; raises UserError where that fails.
+
+    Args:
+        folder: of the results; it is not created.
+        needed: bytes that the runs will take.
+    """
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    trial = nearest / f".trial-{uuid.uuid4().hex}"
+    remedy = "give another place with --ablation.output DIR"
+    try:
+        with trial.open("wb") as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+        free = shutil.disk_usage(nearest).free
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}; {remedy}") from None
+    finally:
+        with suppress(OSError):
+            trial.unlink(missing_ok=True)
+    if free < needed:
+        raise UserError(f"{folder}: the disk is full: {_size(free)} free, about {_size(needed)} needed; {remedy}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
