@@ -244,6 +244,7 @@ def _read_cell(folder: Path, problems: list[str]) -> Cell:
 
     identity = read("cell.json", json.loads)
     record = read("status.json", json.loads, needed=False)
+    ran = record.get("status") in ("finished", "diverged")  # one that failed may have failed before its files
     unreadable = not record and (folder / "status.json").exists()
     return Cell(
         folder=folder,
@@ -253,11 +254,11 @@ def _read_cell(folder: Path, problems: list[str]) -> Cell:
         status="unreadable" if unreadable else str(record.get("status") or "not started"),
         record=record,
         config=read("config.yaml", lambda text: yaml.load(text, Loader)),
-        environment=read("environment.json", json.loads, needed=bool(record)),
+        environment=read("environment.json", json.loads, needed=ran),
         shared=bool(identity.get("shared")),
         matched=_mapping(identity.get("matched")),
         question=str(identity.get("question") or ""),
-        metrics=_read_metrics(folder / "metrics.csv", name, problems, needed=bool(record)),
+        metrics=_read_metrics(folder / "metrics.csv", name, problems, needed=ran),
     )
 
 

@@ -63,7 +63,7 @@ def loss(analysis: Analysis, path: Path) -> str | None:
     _crosses(panels[0], stopped)
     panels[0].set(ylabel="cross-entropy (nats per token)", title="thick: validation, thin: training (smoothed)")
     for variant, lines in paired.items():
-        style.curve(panels[1], lines, hues[variant], marker="o")
+        style.curve(panels[1], lines, hues[variant], marker="o" if at == "steps" else "")
     for panel in panels:
         style.budget_axis(panel, AXIS[at])
     labels = {panels[0]: ends}
@@ -87,7 +87,8 @@ def gain_by_depth(analysis: Analysis, path: Path) -> str | None:
         }
         for direction in ("forward", "backward")
     }
-    return _gains(analysis, path, lines, "sublayers composed (depth)", "composite signal gain by depth, at the end")
+    title = "composite signal gain by depth, last measurement"
+    return _gains(analysis, path, lines, "sublayers composed (depth)", title, " (their last measurement)")
 
 
 def gain_by_step(analysis: Analysis, path: Path) -> str | None:
@@ -100,11 +101,11 @@ def gain_by_step(analysis: Analysis, path: Path) -> str | None:
         }
         for direction in ("forward", "backward")
     }
-    return _gains(analysis, path, lines, AXIS["steps"], "composite signal gain over training")
+    return _gains(analysis, path, lines, AXIS["steps"], "composite signal gain over training", ", dashed to the cross")
 
 
 def _gains(
-    analysis: Analysis, path: Path, lines: dict[str, dict[str, list[pd.Series]]], along: str, title: str
+    analysis: Analysis, path: Path, lines: dict[str, dict[str, list[pd.Series]]], along: str, title: str, diverged: str
 ) -> str | None:
     if not any(series for by_variant in lines.values() for series in by_variant.values()):
         return "no signal gain was measured"
@@ -130,7 +131,7 @@ def _gains(
         style.budget_axis(panel, along)
         labels[panel] = ends
     style.label_ends(labels)
-    style.save(made, path, _caption(analysis, "finished", "diverged"))
+    style.save(made, path, _caption(analysis, "finished", "diverged", diverged=diverged))
     return None
 
 
@@ -164,23 +165,25 @@ def cost(analysis: Analysis, path: Path) -> str | None:
     panel.set_title(f"validation loss at {analysis.budget_text}")
     taken = "; times were taken beside other cells" if analysis.shared else ""
     marks = f"large dot: mean, cross: smallest to largest, small dots: seeds, MB: peak memory{taken}"
-    style.save(made, path, _caption(analysis, "finished", marks=marks))
+    style.save(made, path, _caption(analysis, "finished", marks=marks, diverged=", not shown"))
     return None
 
 
-def _caption(analysis: Analysis, *statuses: str, marks: str = "line: mean, band: smallest to largest") -> str:
+def _caption(
+    analysis: Analysis,
+    *statuses: str,
+    marks: str = "line: mean, band: smallest to largest",
+    diverged: str = ", dashed to the cross",
+) -> str:
+    """How many seeds are shown and how, and which diverged."""
     ablation = analysis.ablation
     counts = {variant: len(ablation.of(variant, *statuses)) for variant in ablation.variants}
     if len(set(counts.values())) == 1:
         seeds = f"n = {count(next(iter(counts.values())), 'seed')} per variant"
     else:
         seeds = "seeds: " + ", ".join(f"{variant} {k}" for variant, k in counts.items())
-    diverged = (
-        []
-        if "mean, cross" in marks
-        else [f"{v} {k} of {len(ablation.of(v))}" for v in counts if (k := len(ablation.of(v, "diverged")))]
-    )
-    return f"{seeds}; {marks}" + (f"\ndiverged (dashed, to the cross): {listed(diverged)}" if diverged else "")
+    ended = [f"{v} {k} of {len(ablation.of(v))}" for v in counts if (k := len(ablation.of(v, "diverged")))]
+    return f"{seeds}; {marks}" + (f"\ndiverged{diverged}: {listed(ended)}" if ended else "")
 
 
 def _depth(cell: Cell, direction: str) -> pd.Series:

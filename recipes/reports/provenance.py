@@ -55,7 +55,8 @@ def _commit(cell: Cell) -> str:
 
 
 def _hardware(cell: Cell) -> str:
-    return _items(cell.environment.get("hardware"))
+    parts = (_items(cell.environment.get("hardware")), _items({"threads": cell.environment.get("threads")}))
+    return ", ".join(filter(None, parts))
 
 
 def _python(cell: Cell) -> str:
@@ -72,7 +73,7 @@ def _packages(cell: Cell) -> str:
 
 
 def _corpus(cell: Cell) -> str:
-    corpus = cell.record.get("corpus") or cell.environment.get("corpus")
+    corpus = cell.environment.get("data")
     if isinstance(corpus, dict) and corpus.get("path"):  # its place on this machine is nobody else's
         corpus = corpus | {"path": PurePath(str(corpus["path"])).name}
     return _items(corpus)

@@ -47,7 +47,7 @@ def test_pictures_are_pictures(made):
     for name in PICTURES:
         pixels = matplotlib.image.imread(made / name)[..., :3]
         assert min(pixels.shape[:2]) > 400
-        assert len(np.unique(pixels.[::3, ::3].reshape(-1, 3), axis=0)) > 50, f"{name} is all but empty"
+        assert len(np.unique(pixels[::3, ::3].reshape(-1, 3), axis=0)) > 50, f"{name} is all but empty"
         assert f"]({name})" in (made / "report.md").read_text()
     assert not list(made.glob(".*")), "a temporary file was left"
 
@@ -133,8 +133,9 @@ def test_shared_timings_and_unequal_budgets_are_said(tmp_path):
     folder = write_plan(tmp_path / "a")
     for seed in (0, 1):
         write_cell(folder, "residual", seed, shared=True)
-        more = {"params": 600_000, "tokens": 300_000, "corpus": {"path": "/home/me/text", "tokens": 12}}
-        environment = {"commit": "fedcba9876543210", "diff": "+x"}
+        more = {"params": 600_000, "tokens": 300_000}
+        corpus = {"path": "/home/me/text", "tokens": 12}
+        environment = {"commit": "fedcba9876543210", "diff": "+x", "data": corpus}
         write_cell(folder, "hc", seed, record=more, matched={"model.hidden": 250}, environment=environment)
     text = text_of(folder)
     assert "parameters not matched (spread 20.00%); tokens not equal (spread 46.48%)" in text
