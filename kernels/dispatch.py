@@ -1,5 +1,6 @@
 """What every operation checks before it runs: which code was asked for, and whether the arguments fit."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -56,3 +57,8 @@ def require_floating(operation: str, **tensors: Tensor) -> None:
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype an operation computes in: fp32, or fp64 where the input is fp64."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """A context with autocast off; one that does nothing on the meta device, which has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

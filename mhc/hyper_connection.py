@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels import aggregate, combine
+from kernels.dispatch import without_autocast
 from mhc.topology import ResidualTopology
 
 
@@ -67,7 +68,7 @@ class HyperConnection(ResidualTopology):
 
     def aggregate(self, state: Tensor) -> tuple[Tensor, _Coefficients]:
         """Read A_m^T x from the streams [B, S, n, C]."""
-        with torch.autocast(state.device.type, enabled=False):
+        with without_autocast(state.device):
             carry = self._coefficients(state)
         return aggregate(state, carry.pre), carry
 

@@ -1,10 +1,16 @@
 """What a sublayer reads: a weighted sum over streams."""
 
-import torch
 from torch import Tensor
 
 from kernels.aggregate import reference
-from kernels.dispatch import Implementation, require, require_floating, require_implementation, require_streams
+from kernels.dispatch import (
+    Implementation,
+    require,
+    require_floating,
+    require_implementation,
+    require_streams,
+    without_autocast,
+)
 
 
 def aggregate(x: Tensor, pre: Tensor, *, impl: Implementation = "auto") -> Tensor:
@@ -27,5 +33,5 @@ def aggregate(x: Tensor, pre: Tensor, *, impl: Implementation = "auto") -> Tenso
     require(x.dim() >= 2, "aggregate", "x", "[..., n, C]", list(x.shape))
     require_streams("aggregate", "x [..., n, C]", x.shape[-2])
     require(pre.shape == x.shape[:-1], "aggregate", "pre", f"[..., n] = {list(x.shape[:-1])}", list(pre.shape))
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return reference.aggregate(x, pre)

@@ -1,10 +1,16 @@
 """What a sublayer's output does to the streams: mix them and add it to each."""
 
-import torch
 from torch import Tensor
 
 from kernels.combine import reference
-from kernels.dispatch import Implementation, require, require_floating, require_implementation, require_streams
+from kernels.dispatch import (
+    Implementation,
+    require,
+    require_floating,
+    require_implementation,
+    require_streams,
+    without_autocast,
+)
 
 
 def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *, impl: Implementation = "auto") -> Tensor:
@@ -34,5 +40,5 @@ def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *, impl: Implementa
     require(y.shape == (*tokens, width), "combine", "y", f"[..., C] = {[*tokens, width]}", list(y.shape))
     require(post.shape == (*tokens, n), "combine", "post", f"[..., n] = {[*tokens, n]}", list(post.shape))
     require(res.shape == (*tokens, n, n), "combine", "res", f"[..., n, n] = {[*tokens, n, n]}", list(res.shape))
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return reference.combine(x, y, post, res)

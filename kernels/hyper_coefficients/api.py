@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from kernels.dispatch import (
@@ -13,6 +12,7 @@ from kernels.dispatch import (
     require_implementation,
     require_normalisation,
     require_streams,
+    without_autocast,
 )
 from kernels.hyper_coefficients import reference
 
@@ -73,7 +73,7 @@ def hyper_coefficients(
     require(bias.shape == (columns,), name, "bias", f"[n (n + 2)] = {[columns]}", list(bias.shape))
     require_normalisation(name, steps, last, eps)
     require(norm_eps > 0.0, name, "norm_eps", "positive", norm_eps)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return HyperCoefficients(
             *reference.hyper_coefficients(
                 x, phi, alpha, bias, steps=steps, last=last, eps=eps, norm_eps=norm_eps, impl=impl

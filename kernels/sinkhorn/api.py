@@ -1,6 +1,5 @@
 """Sinkhorn-Knopp projection onto the doubly stochastic matrices."""
 
-import torch
 from torch import Tensor
 
 from kernels.dispatch import (
@@ -11,6 +10,7 @@ from kernels.dispatch import (
     require_implementation,
     require_normalisation,
     require_streams,
+    without_autocast,
 )
 from kernels.sinkhorn import native, reference
 
@@ -36,6 +36,7 @@ def sinkhorn(
     Raises:
         ValueError: a shape, dtype or option out of range, by name.
         NotImplementedError: `impl="triton"`, which this version does not have.
+        RuntimeError: `impl="native"` where it cannot run.
     """
     require_implementation("sinkhorn", impl)
     require_floating("sinkhorn", logits=logits)
@@ -43,6 +44,11 @@ def sinkhorn(
     require(len(shape) >= 2 and shape[-1] == shape[-2], "sinkhorn", "logits", "[..., n, n]", list(shape))
     require_streams("sinkhorn", "logits [..., n, n]", shape[-1])
     require_normalisation("sinkhorn", steps, last, eps)
-    code = native if impl == "native" or (impl == "auto" and native.can_run(logits)) else reference
-    with torch.autocast(logits.device.type, enabled=False):
+    if impl == "native" and not native.can_run(logits):
+        raise RuntimeError(
+            "sinkhorn: impl='native' needs a C compiler (cc, gcc, clang or $CC) and plain fp32, fp16 or bf16 tensors "
+            f"on CPU outside torch.compile, got {logits.dtype} on {logits.device}"
+        )
+    code = native if impl != "reference" and native.can_run(logits) else reference
+    with without_autocast(logits.device):
         return code.sinkhorn(logits, steps=steps, last=last, eps=eps)

@@ -14,9 +14,10 @@ _SOURCE = Path(__file__).with_name("native.c")
 
 
 def can_run(logits: Tensor) -> bool:
-    """Whether this code serves [..., n, n] logits here: on CPU, not fp64, outside a graph capture, with a compiler."""
+    """Whether this code serves [..., n, n] logits here: plain memory on CPU, not fp64, not in a graph, a compiler."""
     return (
         logits.device.type == "cpu"
+        and type(logits) in (Tensor, torch.nn.Parameter)  # a subclass, a FakeTensor say, may have no memory of its own
         and logits.dtype != torch.float64
         and not torch.compiler.is_compiling()
         and _functions(logits.shape[-1]) is not None
