@@ -51,8 +51,8 @@ class Trunk(nn.Module):
             if context.observe is not None:
                 context.observe(index, topology, state, carry)
             y = sublayer(x, context)
-            if topology is topologies[-1]:
-                state = topology.combine(state, y, carry)
-            else:
+            if index + 1 < len(topologies):
                 state, x, carry = topology.combine_aggregate(state, y, carry, topologies[index + 1])
+            else:
+                state = topology.combine(state, y, carry)
         return topologies[-1].reduce(state) if self.exit is None else self.exit(state)
