@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def environment() -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if diff is None else bool(diff),
         "diff": diff if diff is None or len(diff) <= LONGEST_DIFF else diff[:LONGEST_DIFF] + "\n[cut]\n",
-        "packages": {part.name: part.version for part in sorted(distributions(), key=lambda part: str(part.name))},
+        "packages": _packages(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "hardware": {
@@ -32,6 +33,11 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
     }
+
+
+@cache
+def _packages() -> dict[str, str]:
+    return dict(sorted((str(part.name), part.version) for part in distributions()))
 
 
 def _git(*arguments: str) -> str | None:

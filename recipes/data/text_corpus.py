@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,30 @@ class Windows(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         inputs, targets = self.__getitems__([index])
         return inputs[0], targets[0]
+
+
+class EpochSampler(StatefulDistributedSampler):
+    """Shuffle anew in every pass, counting the passes itself and keeping the count in its state.
+
+    Lightning's count of epochs goes one too far in a run that is resumed at the end of one.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: the count is the sampler's own."""
+
+    def __iter__(self) -> Iterator[int]:
+        if self.yielded and self.next_yielded is None:
+            self.epoch += 1
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, int]:
+        """The pass, and how far it has come."""
+        return {**super().state_dict(), "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on in the pass that the state was taken from."""
+        super().load_state_dict(state_dict)
+        self.epoch = state_dict["epoch"]
 
 
 class TextCorpus(LightningDataModule):
@@ -170,7 +195,7 @@ class TextCorpus(LightningDataModule):
                 "windows: lower data.batch_size, data.sequence_length or data.stride, or give more text"
             )
         windows = Windows(self.train_windows.tokens, self.train_windows.starts[:whole], self.sequence_length)
-        sampler = StatefulDistributedSampler(windows, num_replicas=replicas, rank=rank, shuffle=True, seed=self.seed)
+        sampler = EpochSampler(windows, num_replicas=replicas, rank=rank, shuffle=True, seed=self.seed)
         return _loader(windows, sampler, self.batch_size // parts, self.seed)
 
     def val_dataloader(self) -> StatefulDataLoader:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback
 
 from recipes.callbacks import Interrupted
+from recipes.modules import LanguageModel
 from tests.recipes.training import corpus, model, rows, series, trainer
 
 TIMES = {"train/step_ms", "train/tokens_per_second"}
@@ -28,6 +29,12 @@ class Stop(Callback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture(autouse=True)
+def no_budget(monkeypatch):
+    # counting FLOPs takes longer than these runs
+    monkeypatch.delattr(LanguageModel, "budget")
+
+
 def curve(folder):
     """Every row but the times, in the order of steps; none may be there twice."""
     found = [(step, name, value) for step, name, value in rows(folder) if name not in TIMES]
@@ -43,19 +50,18 @@ def weights(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-def resume(folder, data, steps=10, **changes):
+def resume(folder, data, topology="mhc", **changes):
     path = folder / "checkpoints" / "last.ckpt"
     # another model's draws must not matter
     torch.manual_seed(123)
-    trainer(folder, steps, **changes).fit(
-        model(seed=9), data, ckpt_path=path if path.exists() else None, weights_only=True
+    trainer(folder, 10, **changes).fit(
+        model(topology, seed=9), data, ckpt_path=path if path.exists() else None, weights_only=True
     )
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    # 10 training steps are more than two epochs of four
     data = {"stride": 16, "batch_size": 4, "sequence_length": 256, "validation_fraction": 0.4, "split_blocks": 2}
     trainer(folder / "run", 10).fit(model(), corpus(folder, **data))
     assert 2 <= len(corpus(folder, **data).train_dataloader()) <= 400
@@ -150,13 +156,13 @@ def test_resume_across_epochs(tmp_path):
     data = corpus(tmp_path, **small)
     epoch = len(data.train_dataloader())
     assert epoch in (3, 4, 5)
-    trainer(tmp_path / "whole", 10).fit(model(), data)
+    trainer(tmp_path / "whole", 10).fit(model("residual"), data)
     for stop in range(1, 10):
         run = tmp_path / f"run-{stop}"
+        halt = Stop(stop - 1, "on_after_backward", signal.SIGTERM)
         with pytest.raises(Interrupted):
-            halt = Stop(stop - 1, "on_after_backward", signal.SIGTERM)
-            trainer(run, 10, halt, every=100).fit(model(), corpus(tmp_path, **small))
-        resume(run, corpus(tmp_path, **small), every=100)
+            trainer(run, 10, halt, every=100).fit(model("residual"), corpus(tmp_path, **small))
+        resume(run, corpus(tmp_path, **small), topology="residual", every=100)
         assert curve(run) == curve(tmp_path / "whole"), f"stopped at {stop} of epochs of {epoch}"
 
 

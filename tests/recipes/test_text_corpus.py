@@ -101,6 +101,24 @@ def test_state_is_the_exact_sample(tmp_path):
         assert all(torch.equal(a[0], b[0]) for a, b in zip(rest, expected, strict=True))
 
 
+def test_each_pass_has_an_order_of_its_own(tmp_path):
+    loader = corpus(tmp_path).train_dataloader()
+    first, second = list(loader), list(loader)
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
+    assert sorted(map(tuple, torch.cat([a[0] for a in first]).tolist())) == sorted(
+        map(tuple, torch.cat([a[0] for a in second]).tolist())
+    )
+    # at the end of a pass the rest of it is empty, and the next one follows
+    loader = corpus(tmp_path).train_dataloader()
+    iterator = iter(loader)
+    for _ in range(len(loader)):
+        next(iterator)
+    resumed = corpus(tmp_path).train_dataloader()
+    resumed.load_state_dict(loader.state_dict())
+    assert list(resumed) == []
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(resumed, second, strict=True))
+
+
 def test_tokens_are_small(tmp_path):
     data = corpus(tmp_path)
     data.setup()
