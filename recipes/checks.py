@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 
-from recipes.cli import Resolved
+from recipes.cli import CALLBACKS, Resolved
 from recipes.errors import UserError
 
 # weights and two moments of Adam, in fp32
@@ -86,19 +85,15 @@ def check_data(resolved: Resolved) -> None:
 
 
 def check_trainer(resolved: Resolved) -> None:
-    """Build the trainer without loggers and callbacks; raises UserError for options that do not go together."""
-    given: dict[str, Any] = dict(resolved.tree["trainer"])
-    given.update(logger=False, callbacks=None, enable_checkpointing=False, enable_progress_bar=False)
-    if any(isinstance(given[key], dict) for key in ("strategy", "plugins", "profiler")):
-        return
+    """Build callbacks and trainer without using them; raises UserError for options that do not go together."""
+    for key in CALLBACKS:
+        resolved.build(key)
+    given = {**resolved.build("trainer"), "logger": False, "callbacks": None, "enable_checkpointing": False}
     with _quiet("lightning.pytorch"):
         try:
             Trainer(**given)
         except Exception as error:
-            found = resolved.explain(error)
-            if isinstance(found, UserError):
-                raise UserError(str(found).replace(f"{resolved.where}: ", f"{resolved.where}: trainer: ", 1)) from None
-            raise found from None
+            raise resolved.explain(error, "trainer") from None
 
 
 def check_accelerator(scale: str, resolved: Resolved, overrides: list[str]) -> None:

@@ -53,7 +53,7 @@ class CLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults=TRAINER,
-            parser_kwargs={"exit_on_error": False, "prog": "python -m recipes.fit"},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "python -m recipes.fit"},
             auto_configure_optimizers=False,
             args=args,
         )
@@ -127,22 +127,22 @@ class Resolved:
         return tree
 
     def build(self, key: str) -> Any:
-        """Instantiate one part, `model` or `data`, and nothing else; raises UserError that names the component."""
+        """Instantiate one part of the configuration and nothing else; raises UserError that names the component."""
         try:
             return self._cli.parser.instantiate(Namespace({key: self._cli.config[key]}))[key]
         except Exception as error:
-            raise self.explain(error) from None
+            raise self.explain(error, key) from None
 
-    def explain(self, error: BaseException) -> BaseException:
-        """What to raise for an error met in building: a UserError, or the error itself where it is a bug."""
+    def explain(self, error: BaseException, key: str | None = None) -> BaseException:
+        """What to raise for an error met in building `key`: a UserError, or the error itself where it is a bug."""
         while error.__cause__ is not None and "Does not validate against any of" in str(error):
             error = error.__cause__
         if isinstance(error, UserError) or not isinstance(error, (ValueError, OSError, MisconfigurationException)):
             return error
         message = str(error)
-        if message.startswith(("model.", "data.", "trainer.")):
+        if message.startswith(tuple(f"{group}." for group in GROUPS)):
             return UserError(f"{self.where}: {message}")
-        place = blame(error, self.tree)
+        place = blame(error, self.tree) or key
         return UserError(f"{self.where}: {place}: {message}" if place else f"{self.where}: {message}")
 
     @property

@@ -125,11 +125,11 @@ def question(text: str) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?` for the closest of the known names, else the list of them, else nothing."""
+    """`did you mean 'x'?` for the known name that is closest, else the list of them, else nothing."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
-        return "did you mean " + " or ".join(f"'{match}'" for match in near) + "?"
+        return f"did you mean '{near[0]}'?"
     return f"there is {', '.join(known)}" if 0 < len(known) <= 16 else ""
 
 
