@@ -34,7 +34,7 @@ bench: $(VENV)/.test ## training step of mHC over the plain residual, into resul
 	$(BIN)/python -m recipes.bench
 
 gpu: ## the kernel tests on an NVIDIA GPU; needs torch, triton, pytest, numpy and nothing else
-	$(PYTHON) -m pytest tests/kernels -m gpu
+	$(PYTHON) -m pytest tests/kernels -m gpu -rs
 
 clean: ## forget the virtual environment
 	rm -rf $(VENV)

@@ -31,7 +31,7 @@ class ManifoldHyperConnection(ResidualTopology):
     |---|---|---|---|---|
     | residual | logits 0 on the diagonal, -4 off it | .55 on stream (index mod n), .45 over the others | 1 | 0 |
     | uniform (Liger, DeepSeek-V4) | J / n | .5 | 1 | normal, std .02 |
-    | identity (mhc-lite) | as residual, -8 off it | sigmoid(+1) on that stream, sigmoid(-1) elsewhere | twice H_pre | 0 |
+    | identity (mhc-lite) | as residual, -8 off it | sigmoid(+1) on that stream, sigmoid(-1) else | twice H_pre | 0 |
 
     "residual" equals the plain residual exactly while the streams are copies, and learns to part them; with one
     stream H_pre is sigmoid(8), the same function behind a pre-norm. "uniform" needs phi to be random: with phi = 0
