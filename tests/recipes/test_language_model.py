@@ -4,9 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.pytorch.cli import LightningCLI
 
-from mhc import CausalLanguageModel, FeedForward
+from mhc import CausalLanguageModel, FeedForward, ManifoldHyperConnection
 from recipes.data import TextCorpus
+from recipes.modules import LanguageModel
 from tests.recipes.training import corpus, model, trainer
 
 
@@ -87,6 +89,36 @@ def test_checkpoint_loads_weights_only(tmp_path):
     loaded = type(module).load_from_checkpoint(path, weights_only=True, **live)
     tokens = torch.randint(256, (1, 8))
     assert torch.equal(loaded(tokens), module(tokens))
+
+
+def test_checkpoint_of_the_command_line_builds_the_model_again(tmp_path):
+    corpus(tmp_path)
+    parts = {
+        "topology": {"class_path": "mhc.ManifoldHyperConnection", "init_args": {"streams": 2}},
+        "attention": {"class_path": "mhc.Attention", "init_args": {"heads": 2}},
+        "feed_forward": {"class_path": "mhc.FeedForward", "init_args": {"hidden": 32}},
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.003}},
+        "lr_scheduler": {
+            "class_path": "recipes.schedules.WarmupCosine",
+            "init_args": {"warmup_steps": 1, "steps": 2},
+        },
+    }
+    data = {"path": str(tmp_path / "corpus.txt"), "sequence_length": 16, "split_blocks": 2}
+    arguments = {
+        "model": {
+            "class_path": "recipes.modules.LanguageModel",
+            "init_args": {"vocabulary_size": 256, "width": 16, "depth": 1, **parts},
+        },
+        "data": {"class_path": "recipes.data.TextCorpus", "init_args": data},
+        "trainer": {"max_steps": 2, "accelerator": "cpu", "default_root_dir": str(tmp_path), "logger": False},
+    }
+    cli = LightningCLI(run=False, args=arguments, subclass_mode_model=True, subclass_mode_data=True)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    cli.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = LanguageModel.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    tokens = torch.randint(256, (1, 8))
+    assert isinstance(again.network.trunk.topologies[0], ManifoldHyperConnection)
+    assert torch.equal(again(tokens), cli.model(tokens))
 
 
 def test_network_is_the_causal_language_model():
