@@ -59,6 +59,12 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def has_memory_here(tensor: Tensor) -> bool:
+    """Whether the values can be read on CPU now: not of another device, a subclass (fake tensors, say) or a graph."""
+    plain = type(tensor) in (Tensor, torch.nn.Parameter)
+    return tensor.device.type == "cpu" and plain and not torch.compiler.is_compiling()
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """A context with autocast off; one that does nothing on the meta device, which has none."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.dispatch import has_memory_here
 from kernels.native import library
 from kernels.sinkhorn import reference
 
@@ -15,13 +16,7 @@ _SOURCE = Path(__file__).with_name("native.c")
 
 def can_run(logits: Tensor) -> bool:
     """Whether this code serves [..., n, n] logits here: plain memory on CPU, not fp64, not in a graph, a compiler."""
-    return (
-        logits.device.type == "cpu"
-        and type(logits) in (Tensor, torch.nn.Parameter)  # a subclass, a FakeTensor say, may have no memory of its own
-        and logits.dtype != torch.float64
-        and not torch.compiler.is_compiling()
-        and _functions(logits.shape[-1]) is not None
-    )
+    return has_memory_here(logits) and logits.dtype != torch.float64 and _functions(logits.shape[-1]) is not None
 
 
 def sinkhorn(logits: Tensor, *, steps: int, last: str, eps: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.dispatch import compute_dtype
+from kernels.dispatch import compute_dtype, has_memory_here
 
 # beyond this spread of logits inside a matrix, fp32 probabilities lose whole rows to 0/0
 PROBABILITY_RANGE = 60.0
@@ -33,7 +33,7 @@ def sinkhorn(logits: Tensor, *, steps: int, last: str, eps: float) -> Tensor:
 
 def _needs_logarithms(logits_ijN: Tensor) -> bool:
     # only on CPU is a look at the values free; elsewhere (CUDA, meta, inside a compiled graph) stay safe
-    if logits_ijN.device.type != "cpu" or torch.compiler.is_compiling():
+    if not has_memory_here(logits_ijN):
         return True
     flat = logits_ijN.detach().flatten(0, 1)
     return bool((flat.amax(0) - flat.amin(0)).amax() > PROBABILITY_RANGE)
