@@ -12,11 +12,11 @@ from pathlib import Path
 
 from recipes.reports.analysis import BUDGETS, analyse
 from recipes.reports.answer import answer
-from recipes.reports.cells import read_ablation
 from recipes.reports.compare import write_comparison
 from recipes.reports.figures import draw
 from recipes.reports.format import write_whole
 from recipes.reports.markdown import report
+from recipes.reports.reading import read_ablation
 
 
 def write_report(folder: Path, at: str = "steps") -> str:

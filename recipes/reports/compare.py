@@ -10,9 +10,10 @@ from scipy import stats
 
 from recipes.reports import style
 from recipes.reports.analysis import Analysis, analyse
-from recipes.reports.cells import GAIN, Cell, read_ablation
+from recipes.reports.cells import GAIN, Cell
 from recipes.reports.format import NONE, extent, gain, p_value, signed, significant, table, write_whole
 from recipes.reports.markdown import spread
+from recipes.reports.reading import read_ablation
 from recipes.reports.statistics import Difference, holm, paired
 
 LINES = ("-", "--", ":", "-.")

@@ -45,7 +45,7 @@ def loss(analysis: Analysis, path: Path) -> str | None:
         finished = ablation.of(variant, "finished")
         train = [_smooth(_at(cell, cell.series("train/loss"), at)) for cell in finished]
         train = _aligned([line for line in train if len(line)])
-        thin = style.curve(panels[0], train, hues[variant], linewidth=0.8, alpha=0.6)
+        thin = style.curve(panels[0], train, hues[variant], linewidth=0.8, alpha=0.5)
         validation = _aligned([line for cell in finished if len(line := _at(cell, cell.validation(), at))])
         mean = style.curve(panels[0], validation, hues[variant], marker="o")
         if len(mean):
@@ -143,7 +143,7 @@ def cost(analysis: Analysis, path: Path) -> str | None:
         return f"no step time of the baseline {ablation.baseline} was measured"
     hues = style.colours(ablation.variants, ablation.baseline)
     made, (panel,) = style.figure(1, f"{ablation.name}: cost against loss", width=6.2, height=4.0)
-    places, crosses = [], []
+    places, drawn = [], []
     for variant in ablation.variants:
         cells = [c for c in ablation.of(variant, "finished") if c.seed in analysis.losses.get(variant, {})]
         ratios = [cell.value("step_ms") / base for cell in cells]
@@ -156,11 +156,12 @@ def cost(analysis: Analysis, path: Path) -> str | None:
         panel.plot(ratios, losses, ".", color=hues[variant], markersize=4, alpha=0.6)
         memory = analysis.median(variant, "peak_memory_mb")
         places.append((x, y, variant + (f"\n{memory:,.0f} MB" if math.isfinite(memory) else ""), hues[variant]))
-        crosses.append(Bbox([[min(ratios), min(losses)], [max(ratios), max(losses)]]))
+        drawn += [Bbox([[min(ratios), y], [max(ratios), y]]), Bbox([[x, min(losses)], [x, max(losses)]])]
+        drawn += [Bbox([[r, o], [r, o]]) for r, o in zip(ratios, losses, strict=True)]
     if not places:
         return "no finished cell has both a step time and a loss"
     panel.margins(0.14, 0.12)
-    style.label_points(panel, places, crosses)
+    style.label_points(panel, places, drawn)
     panel.set(xlabel=f"step time over {ablation.baseline}'s (median {base:.3g} ms)", ylabel="validation loss (nats)")
     panel.set_title(f"validation loss at {analysis.budget_text}")
     taken = "; times were taken beside other cells" if analysis.shared else ""

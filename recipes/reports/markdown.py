@@ -50,7 +50,7 @@ def _headline(analysis: Analysis) -> str:
     for variant in analysis.ablation.variants:
         d = analysis.difference(variant)
         mark = " (not trained)" if analysis.untrained(variant) else ""
-        row = [variant, f"{len(analysis.ablation.of(variant, 'finished'))}/{len(analysis.ablation.of(variant))}"]
+        row = [variant, f"{len(analysis.ablation.of(variant, 'finished'))}/{analysis.ablation.planned(variant)}"]
         row.append(spread(list(analysis.losses.get(variant, {}).values())) + mark)
         if one_axis:
             row.append((f"{signed(d.mean)} ({p_value(d.p)})" if d.n > 1 else signed(d.mean)) if d else NONE)
@@ -166,6 +166,9 @@ def _cost(analysis: Analysis) -> str:
     if analysis.shared:
         many, every = len(analysis.shared), len(analysis.ablation.cells)
         text += f" **{many} of {every} cells ran beside others: their times and tokens/s are of a shared machine.**"
+    lows, highs = ({v: analysis.median(v, f"step_ms_p{k}") for v in analysis.ablation.variants} for k in (10, 90))
+    if unsteady := [variant for variant, low in lows.items() if highs[variant] > 2 * low]:
+        text += f" The steps of {listed(unsteady)} were unsteady (p90 over twice p10): the machine had other work."
     return f"{table(header, rows)}\n\n{text}"
 
 
@@ -180,13 +183,14 @@ def _budget(analysis: Analysis) -> str:
     flops = analysis.spread("flops_per_token")
     if not math.isnan(flops):
         parts.append("FLOPs per token equal" if flops == 0 else f"FLOPs per token differ by {flops:.2%}")
-    set_to = {
-        f"`{path}` = {value} for {cell.variant}": None
-        for cell in analysis.ablation.cells
-        for path, value in cell.matched.items()
-    }
+    chosen: dict[str, dict[str, str]] = {}
+    for cell in analysis.ablation.cells:
+        for path, value in cell.matched.items():
+            chosen.setdefault(str(path), {})[cell.variant] = str(value)
     text = f"Budget: {'; '.join(parts)}." if parts else "Budget: not measured."
-    return text + (f" Matched by {listed(list(set_to))}." if set_to else "")
+    for path, by in chosen.items():
+        text += f" Matched by `{path}`: {listed([f'{value} for {variant}' for variant, value in by.items()])}."
+    return text
 
 
 def _cells(analysis: Analysis) -> list[str]:

@@ -67,14 +67,16 @@ def save(made: Figure, path: Path, caption: str) -> None:
 
 
 def curve(axes: Axes, lines: Sequence[pd.Series], colour: str, style: str = "-", **drawn: Any) -> pd.Series:
-    """Mean and band (smallest to largest) of series over the places that all of them have; returns the mean."""
+    """Mean and band (smallest to largest) of series over the places that all have; returns the mean."""
     table = pd.concat(lines, axis=1, join="inner").sort_index() if lines else pd.DataFrame()
     table = table.replace([math.inf, -math.inf], math.nan).dropna()
     if table.empty:
         return pd.Series(dtype=float)
     mean = table.mean(axis=1)
     if table.shape[1] > 1:
-        axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(
+            table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.18 * drawn.get("alpha", 1), lw=0
+        )
     if colour == BASELINE:  # a wider line stays visible under one that coincides with it
         drawn = {"linewidth": 2.8, "alpha": 0.75} | drawn
     axes.plot(mean.index, mean, style, color=colour, **{"markersize": 3.5} | drawn)
@@ -107,11 +109,11 @@ def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, str]], gap: float) -
         axes.annotate(name, (1.015, y), xycoords="axes fraction", color=colour, va="center", annotation_clip=False)
 
 
-def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]], crosses: Sequence[Bbox]) -> None:
-    """Names beside their points (x, y, name, colour), where they cover neither each other nor the crosses (data)."""
+def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]], boxes: Sequence[Bbox]) -> None:
+    """Names beside their points (x, y, name, colour), where they cover neither each other nor the boxes (data)."""
     axes.figure.draw_without_rendering()
     renderer = axes.figure.canvas.get_renderer()
-    taken = [axes.transData.transform_bbox(cross).padded(2) for cross in crosses]
+    taken = [axes.transData.transform_bbox(box).padded(2) for box in boxes]
     frame = axes.get_window_extent(renderer)
     for x, y, name, colour in points:
         label = axes.annotate(
@@ -141,11 +143,12 @@ def log_gain(axes: Axes, values: Sequence[float]) -> None:
     axes.set_ylim(low / pad, high * pad)
     axes.axhline(1, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
     plain = FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:.0e}")
-    if high / low < 10:
+    if high / low < 2:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(plain)
     elif high / low < 1e6:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,), numticks=12))
+        subs = (1, 1.5, 2, 3, 5, 7) if high / low < 12 else (1, 2, 5) if high / low < 200 else (1,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
         axes.yaxis.set_major_formatter(plain)
     else:
         axes.yaxis.set_major_formatter(LogFormatter())

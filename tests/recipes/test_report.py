@@ -13,10 +13,10 @@ from cells import write_ablation, write_cell, write_plan
 
 from recipes.report import main, write_report
 from recipes.reports.analysis import analyse
-from recipes.reports.cells import read_ablation
 from recipes.reports.compare import write_comparison
 from recipes.reports.format import table
 from recipes.reports.markdown import report
+from recipes.reports.reading import read_ablation
 
 PICTURES = ("loss.png", "gain_by_depth.png", "gain_by_step.png", "cost.png")
 NEEDED = (
@@ -126,6 +126,7 @@ def test_unfinished_and_missing_cells_are_listed(tmp_path):
     text = text_of(folder)
     assert "- mhc/seed-1: interrupted at step 50" in text
     assert "- hc/seed-2: not run" in text
+    assert "| mhc | 1/3 |" in text
     assert set(read_ablation(folder).summary().status) == {"finished"}
 
 
@@ -139,7 +140,7 @@ def test_shared_timings_and_unequal_budgets_are_said(tmp_path):
         write_cell(folder, "hc", seed, record=more, matched={"model.hidden": 250}, environment=environment)
     text = text_of(folder)
     assert "parameters not matched (spread 20.00%); tokens not equal (spread 46.48%)" in text
-    assert "`model.hidden` = 250 for hc" in text
+    assert "Matched by `model.hidden`: 250 for hc." in text
     assert "2 of 4 cells ran beside others" in text
     assert "the variants' parameters differ by 20.0%" in text
     assert "commit: **the cells differ**" in text

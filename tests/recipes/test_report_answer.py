@@ -8,7 +8,7 @@ from cells import write_cell, write_plan
 
 from recipes.reports.analysis import analyse
 from recipes.reports.answer import answer
-from recipes.reports.cells import read_ablation
+from recipes.reports.reading import read_ablation
 
 YAML = "# Q?\nablation:\n  seeds: [0, 1, 2]\n  axes:\n    topology: {base: {}, new: {}}\n"
 
