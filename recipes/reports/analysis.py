@@ -37,8 +37,9 @@ class Analysis:
         return self.values(variant, name, "finished", "diverged")
 
     def median(self, variant: str, name: str) -> float:
-        """Median over the variant's finished cells."""
-        values = self.values(variant, name)
+        """Median over the variant's finished cells; what does not depend on the training, over diverged ones too."""
+        fixed = name in ("params", "flops_per_token")
+        values = self.values(variant, name, *(("finished", "diverged") if fixed else ()))
         return float(np.median(values)) if values else math.nan
 
     def difference(self, variant: str) -> Difference | None:

@@ -93,6 +93,8 @@ def _loss(analysis: Analysis) -> list[str]:
             return [f"{shown}, with no other trained variant to compare"]
         if max((d.n for d in differences), default=0) == 1:
             return [f"{shown}, and with n = 1 no difference is tested"]
+        if analysis.ablation.baseline not in analysis.losses:
+            return [f"{shown}, and the baseline {analysis.ablation.baseline} has none, so no difference is tested"]
         return [f"{shown}, and no pair of variants shares a finished seed, so no difference is tested"]
     at = "" if analysis.at == "steps" else f" at {analysis.budget_text}"
     return [_few(tested, at) if len(tested) <= FEW else _many(tested, at), *_unequal(analysis)]

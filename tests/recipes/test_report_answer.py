@@ -119,6 +119,14 @@ def test_unknown_prior_is_not_untrained(folder):
     assert cell.trained() is None
 
 
+def test_baseline_without_cells_leaves_nothing_to_compare_with(tmp_path):
+    folder = write_plan(tmp_path / "a", YAML.replace("new: {}", "new: {}, other: {}"))
+    for variant in ("new", "other"):
+        write_cell(folder, variant, 0)
+        write_cell(folder, variant, 1)
+    assert "and the baseline base has none, so no difference is tested" in sentence(folder)
+
+
 def test_failed_cells_conclude_nothing(folder):
     for seed in range(3):
         write_cell(folder, "base", seed, status="failed", steps=0)
