@@ -200,6 +200,8 @@ class RunRecord(Callback):
             summary = data.summary() if hasattr(data, "summary") else None
             replace_json(root / "environment.json", environment() | {"data": summary})
             self._content |= _costs(pl_module, getattr(data, "sequence_length", None))
+            if hasattr(data, "prior_loss"):
+                self._content["prior_loss"] = data.prior_loss()
         self._write(trainer, "running")
         # the checkpoint is written before the validation of its step, which may have been killed
         if trainer.strategy.broadcast(due and not self._has_row(trainer, step)):

@@ -170,6 +170,20 @@ class TextCorpus(LightningDataModule):
         assert self.validation_windows is not None
         return self.validation_windows.__getitems__(_spread(len(self.validation_windows), sequences).tolist())
 
+    def prior_loss(self) -> float:
+        """Nats per token on the validation windows of a model that knows how often each token occurs and no more."""
+        self.setup()
+        assert self.train_windows is not None
+        assert self.validation_windows is not None
+        tokens, window = self.train_windows.tokens, self.sequence_length + 1
+        edges = np.zeros(len(tokens) + 1, dtype=np.int32)
+        np.add.at(edges, self.train_windows.starts, 1)
+        np.add.at(edges, self.train_windows.starts + window, -1)
+        # one of each token in advance, so that none is impossible
+        counts = 1 + np.bincount(tokens[edges.cumsum()[:-1] > 0], minlength=self.vocabulary.size)
+        _, targets = self.validation_windows.__getitems__(list(range(len(self.validation_windows))))
+        return float(-np.log(counts / counts.sum())[targets.numpy()].mean())
+
     def train_dataloader(self) -> StatefulDataLoader:
         """Batches in the seed's order; its state is the exact sample.
 

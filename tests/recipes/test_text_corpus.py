@@ -119,6 +119,14 @@ def test_each_pass_has_an_order_of_its_own(tmp_path):
     assert all(torch.equal(a[0], b[0]) for a, b in zip(resumed, second, strict=True))
 
 
+def test_prior_loss_is_the_cross_entropy_of_the_training_frequencies(tmp_path):
+    # one region: 900 training tokens, a third of them "b"; the validation part is "b" alone
+    file = tmp_path / "text.txt"
+    file.write_text("aab" * 300 + "b" * 100)
+    data = TextCorpus(str(file), sequence_length=9, split_blocks=1, batch_size=2)
+    assert data.prior_loss() == pytest.approx(-np.log((300 + 1) / (900 + 256)))
+
+
 def test_tokens_are_small(tmp_path):
     data = corpus(tmp_path)
     data.setup()
