@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels import aggregate, combine, hyper_coefficients
-from kernels.dispatch import Implementation, Last, require_normalisation
+from kernels.dispatch import Implementation, Last, require, require_implementation, require_normalisation
 from kernels.hyper_coefficients import HyperCoefficients
 from mhc.hyper_connection import require_shape
 from mhc.topology import ResidualTopology
@@ -50,10 +50,11 @@ class ManifoldHyperConnection(ResidualTopology):
         pre: learn H_pre, or hold it at 1/n.
         post: learn H_post, or hold it at 1.
         res: learn H_res, or hold it at I.
-        impl: code of the kernels: "auto", "reference" or "triton".
+        impl: code of the kernels: "auto", "reference", "native" or "triton".
 
     Raises:
         ValueError: an argument out of range, by name.
+        NotImplementedError: `impl="triton"`, which this version does not have.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class ManifoldHyperConnection(ResidualTopology):
         super().__init__()
         require_shape(width, streams)
         require_normalisation("ManifoldHyperConnection", sinkhorn_steps, last, eps)
+        require(norm_eps > 0.0, "ManifoldHyperConnection", "norm_eps", "positive", norm_eps)
+        require_implementation("ManifoldHyperConnection", impl)
         self.width, self.index, self.n = width, index, streams
         self.sinkhorn_steps, self.last, self.eps, self.norm_eps = sinkhorn_steps, last, eps, norm_eps
         self.init, self.pre, self.post, self.res, self.impl = init, pre, post, res, impl
