@@ -66,3 +66,12 @@ def randomise(module: nn.Module, scale: float = 0.5, seed: int = 3) -> nn.Module
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.add_(scale * noise.to(parameter.dtype))
     return module
+
+
+def with_weights(module: nn.Module, **weights: Tensor) -> nn.Module:
+    """Put tensors in the place of a module's own parameters, so that gradients reach whatever they came from."""
+    assert weights.keys() == dict(module.named_parameters(recurse=False)).keys()
+    for name, weight in weights.items():
+        delattr(module, name)
+        setattr(module, name, weight)
+    return module
