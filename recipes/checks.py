@@ -1,9 +1,9 @@
 """What is looked at before a run writes its first file: the model without storage, the data, trainer and disk."""
 
+import json
 import logging
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +18,11 @@ from recipes.errors import UserError
 
 # weights and two moments of Adam, in fp32
 CHECKPOINT_BYTES_PER_PARAMETER = 12
+
+
+# options of a model that its FLOPs do not depend on
+_COSTLESS = ("optimizer", "lr_scheduler")
+_flops: dict[str, float | None] = {}
 
 
 @dataclass(frozen=True)
@@ -38,31 +43,41 @@ class Costs:
 
 
 def count_parameters(resolved: Resolved) -> int:
-    """Parameters of the model, built on the meta device."""
+    """Parameters of the model, built on the meta device; raises UserError for what its parts refuse."""
     with torch.device("meta"):
         model = resolved.build("model")
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def check_model(resolved: Resolved) -> Costs:
-    """Build the model on the meta device and run a step of it there; raises UserError for what its parts refuse."""
-    with torch.device("meta"):
-        model = resolved.build("model")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    options = resolved.tree["data"]["init_args"] if resolved.tree.get("data") else {}
+def check_model(resolved: Resolved, flops: bool = False) -> Costs:
+    """Build the model on the meta device; raises UserError for what its parts refuse.
+
+    Args:
+        resolved: configuration.
+        flops: count them, too, by a training step on that device: seconds for a deep model.
+    """
+    options = (resolved.tree.get("data") or {}).get("init_args") or {}
     length, batch = options.get("sequence_length"), options.get("batch_size")
-    flops = None
-    if length and hasattr(model, "budget"):
+    tokens = length * batch if length and batch else None
+    steps = resolved.tree["trainer"]["max_steps"]
+    parameters = count_parameters(resolved)
+    counted = count_flops(resolved, length) if flops and length else None
+    return Costs(parameters, counted, tokens, steps if steps and steps > 0 else None)
+
+
+def count_flops(resolved: Resolved, sequence_length: int) -> float | None:
+    """FLOPs of a training step per token, None where the module does not say."""
+    node = resolved.tree["model"]
+    options = {key: value for key, value in (node.get("init_args") or {}).items() if key not in _COSTLESS}
+    key = json.dumps([node["class_path"], options, sequence_length], sort_keys=True, default=str)
+    if key not in _flops:
+        with torch.device("meta"):
+            model = resolved.build("model")
         try:
-            flops = model.budget(length).flops_per_token
-        except NotImplementedError as error:
-            print(f"{resolved.where}: FLOPs are unknown: {error}", file=sys.stderr)
+            _flops[key] = model.budget(sequence_length).flops_per_token if hasattr(model, "budget") else None
         except Exception as error:
             raise resolved.explain(error) from None
-    steps = resolved.tree["trainer"]["max_steps"]
-    return Costs(
-        parameters, flops, length * batch if length and batch else None, steps if steps and steps > 0 else None
-    )
+    return _flops[key]
 
 
 def check_data(resolved: Resolved) -> None:

@@ -1,6 +1,7 @@
 """The Lightning command line of the recipes: parses a configuration, adds the records every run keeps, builds it."""
 
 import argparse
+import copy
 import json
 import os
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from recipes.callbacks import DivergenceGuard, RunRecord, SignalGain, checkpoint_defaults
 from recipes.complaints import blame, condense
-from recipes.configuration import Tree, parse_yaml
+from recipes.configuration import Tree, parse_yaml, place, plain
 from recipes.errors import UserError
 from recipes.loggers import MetricsFile
 
@@ -144,6 +145,15 @@ class Resolved:
             return UserError(f"{self.where}: {message}")
         place = blame(error, self.tree) or key
         return UserError(f"{self.where}: {place}: {message}" if place else f"{self.where}: {message}")
+
+    def with_value(self, path: str, value: int) -> "Resolved":
+        """The same with another integer at a dotted path, without parsing again."""
+        other = copy.copy(self)
+        other.tree, other._cli = plain(self.tree), copy.copy(self._cli)
+        place(other.tree, path, value)
+        other._cli.config = self._cli.config.clone()
+        other._cli.config[path] = value
+        return other
 
     @property
     def seed(self) -> int:

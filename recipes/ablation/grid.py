@@ -94,6 +94,15 @@ def baseline(ablation: Ablation, found: list[Variant], source: Source) -> Varian
     )
 
 
+def reference(variant: Variant, base: Variant, found: list[Variant]) -> Variant:
+    """The variant whose parameters this one is matched to: the same but for the first axis, which is the baseline's."""
+    if not variant.axes:
+        return variant
+    first = next(iter(variant.axes))
+    axes = {**variant.axes, first: base.axes[first]}
+    return next(other for other in found if other.axes == axes)
+
+
 def select(found: list[Variant], seeds: list[int], only: list[str]) -> list[tuple[Variant, int]]:
     """Cells as (variant, seed), seed by seed, that match a pattern; raises UserError for a pattern without a match.
 

@@ -24,16 +24,23 @@ def match(count: Callable[[int], int], start: int, target: int) -> int:
         return seen[value]
 
     value = max(start, 1)
-    for _ in range(60):
-        slope = counted(value + 1) - counted(value)
-        if slope <= 0:
-            raise UserError("the parameter count does not grow with it; name an integer such as a hidden width")
-        step = round((target - counted(value)) / slope)
-        if step == 0:
-            break
-        if value + step < 1 and value == 1:
-            break
-        value = max(value + step, 1)
+    slope = float(counted(value + 1) - counted(value))
+    if slope <= 0:
+        raise UserError("the parameter count does not grow with it; name an integer such as a hidden width")
+    low, high = 0, 0  # the largest integer with too few parameters and the smallest with enough; 0 for none yet
+    while high != low + 1:
+        if counted(value) < target:
+            low = value
+        else:
+            high = value
+        guess = value + round((target - counted(value)) / slope)
+        if guess == value:
+            guess += 1 if value == low else -1
+        if high and not low < guess < high:
+            guess = (low + high) // 2 if high > low + 1 else high
+        previous, value = value, guess
+        if value != previous and value not in (low, 0):
+            slope = max((counted(value) - counted(previous)) / (value - previous), 1e-9)
     nearest = min(seen, key=lambda candidate: (abs(seen[candidate] - target), candidate))
     if nearest == 1 and seen[1] > target + (counted(2) - seen[1]):
         raise UserError(

@@ -14,6 +14,7 @@ from recipes.run import read_status
 
 # imports, reading the corpus and writing figures, in a process of its own
 START_SECONDS = 10.0
+MATMUL = "matmul speed, at least"
 
 
 def show(work: Work, jobs: int, console: Console | None = None) -> None:
@@ -30,11 +31,12 @@ def show(work: Work, jobs: int, console: Console | None = None) -> None:
         table.add_column("matched")
     table.add_column("status")
     rate = _Calibration()
-    total, known = 0.0, True
+    total, known, guessed = 0.0, True, False
     for cell in work.cells:
         seconds, origin = _estimate(cell, work, rate)
         if cell in work.open:
             total, known = total + (seconds or 0.0), known and seconds is not None
+            guessed = guessed or origin == MATMUL
         costs = cell.costs
         tokens = costs.tokens_per_step * costs.steps if costs.tokens_per_step and costs.steps else None
         matched = [", ".join(f"{path.rsplit('.', 1)[-1]} {value}" for path, value in (cell.matched or {}).items())]
@@ -51,7 +53,8 @@ def show(work: Work, jobs: int, console: Console | None = None) -> None:
     console.print(table)
     left = len(work.open)
     if known:
-        console.print(f"{left} cells to run, about {clock(total / min(jobs, max(left, 1)))} with {jobs} at a time")
+        guess = "at least" if guessed else "about"
+        console.print(f"{left} cells to run, {guess} {clock(total / min(jobs, max(left, 1)))} with {jobs} at a time")
     else:
         console.print(f"{left} cells to run; this machine cannot tell for how long")
     console.print(f"results go to {work.folder}", highlight=False)
@@ -71,7 +74,7 @@ def _estimate(cell: Cell, work: Work, rate: "_Calibration") -> tuple[float | Non
         return None, "no budget"
     width = int((cell.tree["model"].get("init_args") or {}).get("width") or 512)
     flops = costs.flops_per_token * costs.tokens_per_step * costs.steps
-    return START_SECONDS + flops / rate.flops_per_second(width, costs.tokens_per_step), "matmul speed, at least"
+    return START_SECONDS + flops / rate.flops_per_second(width, costs.tokens_per_step), MATMUL
 
 
 def _finished_step_ms(cell: Cell, work: Work) -> float | None:
@@ -94,12 +97,16 @@ class _Calibration:
         """FLOP/s of [tokens, width] times [width, 4 width], the best of some runs."""
         shape = (width, min(tokens, 8192))
         if shape not in self._rates:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device, threads = "cuda" if torch.cuda.is_available() else "cpu", torch.get_num_threads()
             left, right = torch.randn(shape[1], width, device=device), torch.randn(width, 4 * width, device=device)
             times = []
+            # one thread times their number: threads that wait for each other on a busy machine tell nothing
+            torch.set_num_threads(1)
             for _ in range(20):
                 began = time.perf_counter()
                 float((left @ right)[0, 0])
                 times.append(time.perf_counter() - began)
-            self._rates[shape] = 8 * shape[1] * width**2 / min(times)
+            torch.set_num_threads(threads)
+            share = threads if device == "cpu" else 1
+            self._rates[shape] = 8 * shape[1] * width**2 / min(times) * share
         return self._rates[shape]

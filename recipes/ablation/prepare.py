@@ -22,7 +22,7 @@ from recipes.checks import (
     count_parameters,
 )
 from recipes.cli import Resolved
-from recipes.configuration import Source, Tree, differences, full_path, lookup, place, plain
+from recipes.configuration import Source, Tree, differences, full_path, lookup, plain
 from recipes.errors import UserError
 from recipes.run import find_checkpoint, read_configuration
 
@@ -98,16 +98,16 @@ def prepare(source: Source, options: Options) -> Work:
             )
         return resolved
 
-    target = None
-    if ablation.match_parameters:
-        target = count_parameters(resolve(base_variant))
+    targets: dict[str, int] = {}
     checked: dict[str, _Checked] = {}
-    for variant in dict.fromkeys(variant.name for variant, _ in chosen):
-        taken = next(point for point, _ in chosen if point.name == variant)
-        resolved, matched = resolve(taken), None
-        if target is not None and taken.name != base_variant.name:
-            resolved, matched = _match(resolved, str(ablation.match_parameters), target)
-        checked[variant] = _Checked(resolved, check_model(resolved), matched)
+    for variant in {variant.name: variant for variant, _ in chosen}.values():
+        resolved, matched = resolve(variant), None
+        reference = grid.reference(variant, base_variant, found)
+        if ablation.match_parameters and reference is not variant:
+            if reference.name not in targets:
+                targets[reference.name] = count_parameters(resolve(reference))
+            resolved, matched = _match(resolved, ablation.match_parameters, targets[reference.name])
+        checked[variant.name] = _Checked(resolved, check_model(resolved, flops=options.plan), matched)
     here = not options.plan or ablation.scale == "cpu"
     if not options.plan:
         check_accelerator(ablation.scale, next(iter(checked.values())).resolved, options.overrides)
@@ -135,21 +135,16 @@ def prepare(source: Source, options: Options) -> Work:
 def _match(resolved: Resolved, path: str, target: int) -> tuple[Resolved, dict[str, int]]:
     path = full_path(resolved.tree, path)
 
-    def at(value: int) -> Resolved:
-        tree = plain(resolved.tree)
-        place(tree, path, value)
-        return Resolved(tree, where=resolved.where)
-
     try:
         start = lookup(resolved.tree, path)
         if type(start) is not int:
             raise UserError(f"'{path}' is {start!r}, not an integer")
-        value = match(lambda value: count_parameters(at(value)), start, target)
+        value = match(lambda value: count_parameters(resolved.with_value(path, value)), start, target)
     except KeyError:
         raise UserError(f"{resolved.where}: ablation.match_parameters: the variant has no '{path}'") from None
     except UserError as error:
         raise UserError(f"{resolved.where}: ablation.match_parameters: {error}") from None
-    return at(value), {path: value}
+    return resolved.with_value(path, value), {path: value}
 
 
 def _once(checked: dict[str, _Checked], key: str, check: Any) -> None:

@@ -20,7 +20,8 @@ class Ablation:
         question: the file's first comment.
         axes: axis -> variant -> dotted path -> scalar or whole node.
         seeds: of the cells.
-        match_parameters: path of an integer that the driver sets so that every variant has the baseline's parameters.
+        match_parameters: path of an integer that the driver sets so that along the first axis every variant has as
+            many parameters as the baseline's.
         scale: "cpu", or "gpu" for what a machine without one is not to start.
         baseline: the variant that others are compared with, by default the first.
     """

@@ -273,7 +273,7 @@ def test_a_bug_keeps_its_traceback(folder, monkeypatch):
     def broken(self, *arguments, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(mhc.Residual, "expand", broken)
+    monkeypatch.setattr(mhc.Residual, "__init__", broken)
     write(folder)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["--config", "small.yaml"])

@@ -1,0 +1,135 @@
+"""The grid as processes: kills, failures and Ctrl-C leave what a second run completes."""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_ablation import ABLATION, RUN, write
+
+from recipes.fit import main
+
+HC = "      hc: {model.init_args.topology: {class_path: mhc.HyperConnection, init_args: {streams: 2}}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    return tmp_path
+
+
+def accidents(*kinds: tuple[str, int, str]) -> str:
+    """The run's YAML with something that befalls each (variant, step, kind)."""
+    rows = "".join(
+        f"    - {{class_path: accidents.Accident, init_args: {{variant: {name}, step: {step}, kind: {kind}}}}}\n"
+        for name, step, kind in kinds
+    )
+    inline = "trainer: {max_steps: 12, val_check_interval: 6, accelerator: cpu}\n"
+    assert inline in RUN
+    block = f"trainer:\n  max_steps: 12\n  val_check_interval: 6\n  accelerator: cpu\n  callbacks:\n{rows}"
+    return RUN.replace(inline, block)
+
+
+def metrics(cell: Path) -> pd.Series:
+    table = pd.read_csv(cell / "metrics.csv")
+    assert not table.duplicated(["step", "metric"]).any()
+    kept = ~table.metric.isin(["train/step_ms", "train/tokens_per_second"])
+    return table[kept].set_index(["metric", "step"]).value.sort_index()
+
+
+def status(cell: Path) -> dict:
+    return json.loads((cell / "status.json").read_text())
+
+
+def uninterrupted(folder: Path, capsys) -> pd.Series:
+    """The metrics of mHC as an ordinary run, in this process."""
+    topology = "{class_path: mhc.ManifoldHyperConnection, init_args: {streams: 2}}"
+    plain = RUN.replace("{class_path: mhc.HyperConnection, init_args: {streams: 2}}", topology)
+    (folder / "ordinary.yaml").write_text(plain)
+    assert main(["--config", "ordinary.yaml"]) == 0
+    run = folder / "results" / "ordinary" / "run" / "seed-0"
+    assert status(run)["status"] == "finished"
+    written = (run / "metrics.csv").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["--config", "ordinary.yaml"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (run / "metrics.csv").stat().st_mtime_ns == written
+    return metrics(run)
+
+
+def test_killed_and_failed_cells(folder, capsys):
+    expected = uninterrupted(folder, capsys)
+    run = accidents(("mhc", 7, "kill"), ("residual", 3, "raise"))
+    write(folder, ABLATION.replace("[0, 1]", "[0]") + HC, run)
+    results = folder / "results" / "small"
+
+    assert main(["--config", "small.yaml", "--ablation.jobs", "2"]) == 1
+    told = capsys.readouterr().out
+    assert "killed by SIGKILL" in told
+    assert "the roof fell in" in told
+    killed, failed, done = (results / name / "seed-0" for name in ("mhc", "residual", "hc"))
+    assert status(killed)["status"] == "failed"
+    assert "SIGKILL" in status(killed)["error"]
+    assert status(failed)["status"] == "failed"
+    assert "the roof fell in" in status(failed)["error"]
+    assert "the roof fell in" in (failed / "log.txt").read_text()
+    assert status(done)["status"] == "finished"
+    assert json.loads((done / "cell.json").read_text()) | {"baseline": None} == {
+        "ablation": "small",
+        "variant": "hc",
+        "axes": {"topology": "hc"},
+        "seed": 0,
+        "question": "Do the topologies differ?",
+        "baseline": None,
+        "matched": None,
+        "shared": True,
+    }
+    assert (results / "ablation.yaml").read_text() == (folder / "small.yaml").read_text()
+    assert (results / "report.md").exists()
+    written = (done / "metrics.csv").stat().st_mtime_ns
+
+    assert main(["--config", "small.yaml", "--ablation.jobs", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "1 of 3 cells have a result already" in told
+    assert "mhc/seed-0: goes on after step" in told
+    assert "tensorboard --logdir results/small" in told
+    assert (done / "metrics.csv").stat().st_mtime_ns == written
+    assert status(killed)["status"] == status(failed)["status"] == "finished"
+    assert status(killed)["resumed_at"] == [5]
+    assert status(failed)["resumed_at"] == []
+    assert status(killed)["error"] is None if "error" in status(killed) else True
+    pd.testing.assert_series_equal(metrics(killed), expected, check_exact=True)
+
+
+def test_interrupt(folder, capsys):
+    """Ctrl-C ends the cell after its step; the same command goes on from there."""
+    expected = uninterrupted(folder, capsys)
+    write(folder, ABLATION.replace("[0, 1]", "[0]"), accidents(("mhc", 7, "interrupt")))
+    cell = folder / "results" / "small" / "mhc" / "seed-0"
+    command = ["--config", "small.yaml", "--ablation.only", "mhc"]
+
+    assert main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert status(cell)["status"] == "interrupted"
+    assert status(cell)["step"] == 8
+    assert main(command) == 0
+    assert status(cell)["status"] == "finished"
+    assert status(cell)["resumed_at"] == [8]
+    pd.testing.assert_series_equal(metrics(cell), expected, check_exact=True)
+
+
+def test_two_drivers(folder, capsys):
+    import fcntl
+
+    write(folder)
+    results = folder / "results" / "small"
+    results.mkdir(parents=True)
+    held = os.open(results, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert main(["--config", "small.yaml"]) == 2
+    assert "another run of it is going on" in capsys.readouterr().err
+    assert not list(results.iterdir())
+    os.close(held)
