@@ -124,9 +124,14 @@ def write_status(folder: Path, **fields: Any) -> None:
         print(f"{folder}/status.json: cannot be written: {error.strerror}", file=sys.stderr)
 
 
+def checkpoint_path(folder: Path) -> Path:
+    """Where a run's last checkpoint lies."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
 def find_checkpoint(folder: Path) -> tuple[Path | None, int | None]:
     """The checkpoint that a run resumes from and the steps it has finished; raises UserError for a broken one."""
-    path = folder / "checkpoints" / "last.ckpt"
+    path = checkpoint_path(folder)
     if not path.exists():
         return None, None
     try:

@@ -10,7 +10,7 @@ from recipes.ablation.schema import Ablation
 from recipes.checks import Costs
 from recipes.configuration import Tree, to_yaml
 from recipes.files import replace_file, replace_json
-from recipes.run import ENDED, read_status
+from recipes.run import ENDED, checkpoint_path, read_status
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,11 @@ class Cell:
     def ended(self) -> bool:
         """Whether there is a result: finished or diverged."""
         return self.status.get("status") in ENDED
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return checkpoint_path(self.folder).exists()
 
     def write(self, ablation: Ablation, shared: bool) -> None:
         """Make the folder with the configuration and what the cell is; a cell that once ran beside others stays so."""

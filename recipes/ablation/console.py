@@ -56,8 +56,7 @@ class Console:
         """A cell's process has begun."""
         self.began[cell] = time.monotonic()
         self.cell_bars[cell] = self.bars.add_task(cell.name, total=cell.costs.steps, text="starting")
-        step = cell.status.get("step")
-        self._line(f"{cell.name}: {f'goes on after step {step}' if step else 'starts'}")
+        self._line(f"{cell.name}: {'goes on from its checkpoint' if cell.has_checkpoint else 'starts'}")
 
     def update(self, running: list[Cell]) -> None:
         """Show how far the running cells are."""

@@ -48,7 +48,7 @@ def uninterrupted(folder: Path, capsys) -> pd.Series:
     """The metrics of mHC as an ordinary run, in this process."""
     topology = "{class_path: mhc.ManifoldHyperConnection, init_args: {streams: 2}}"
     plain = RUN.replace("{class_path: mhc.HyperConnection, init_args: {streams: 2}}", topology)
-    (folder / "ordinary.yaml").write_text(plain)
+    write(folder, "", plain).rename(folder / "ordinary.yaml")
     assert main(["--config", "ordinary.yaml"]) == 0
     run = folder / "results" / "ordinary" / "run" / "seed-0"
     assert status(run)["status"] == "finished"
@@ -94,7 +94,8 @@ def test_killed_and_failed_cells(folder, capsys):
     assert main(["--config", "small.yaml", "--ablation.jobs", "2"]) == 0
     told = capsys.readouterr().out
     assert "1 of 3 cells have a result already" in told
-    assert "mhc/seed-0: goes on after step" in told
+    assert "mhc/seed-0: goes on from its checkpoint" in told
+    assert "residual/seed-0: starts" in told
     assert "tensorboard --logdir results/small" in told
     assert (done / "metrics.csv").stat().st_mtime_ns == written
     assert status(killed)["status"] == status(failed)["status"] == "finished"
