@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from small_ablation import ABLATION, RUN, write
 
+import recipes.report
 from recipes.fit import main
 
 HC = "      hc: {model.init_args.topology: {class_path: mhc.HyperConnection, init_args: {streams: 2}}}\n"
@@ -60,13 +61,13 @@ def uninterrupted(folder: Path, capsys) -> pd.Series:
     return metrics(run)
 
 
-def test_killed_and_failed_cells(folder, capsys):
+def test_killed_and_failed_cells(folder, capsys, monkeypatch):
     expected = uninterrupted(folder, capsys)
     run = accidents(("mhc", 7, "kill"), ("residual", 3, "raise"))
     write(folder, ABLATION.replace("[0, 1]", "[0]") + HC, run)
     results = folder / "results" / "small"
 
-    assert main(["--config", "small.yaml", "--ablation.jobs", "2"]) == 1
+    assert main(["--config", "small.yaml", "--ablation.jobs", "3"]) == 1
     told = capsys.readouterr().out
     assert "killed by SIGKILL" in told
     assert "the roof fell in" in told
@@ -91,12 +92,13 @@ def test_killed_and_failed_cells(folder, capsys):
     assert (results / "report.md").exists()
     written = (done / "metrics.csv").stat().st_mtime_ns
 
-    assert main(["--config", "small.yaml", "--ablation.jobs", "2"]) == 0
+    monkeypatch.setattr(recipes.report, "write_report", lambda folder: "the answer")
+    assert main(["--config", "small.yaml", "--ablation.jobs", "3"]) == 0
     told = capsys.readouterr().out
     assert "1 of 3 cells have a result already" in told
     assert "mhc/seed-0: goes on from its checkpoint" in told
     assert "residual/seed-0: starts" in told
-    assert "tensorboard --logdir results/small" in told
+    assert "the answer\nresults/small/report.md\ntensorboard --logdir results/small" in told
     assert (done / "metrics.csv").stat().st_mtime_ns == written
     assert status(killed)["status"] == status(failed)["status"] == "finished"
     assert status(killed)["resumed_at"] == [5]
@@ -105,8 +107,9 @@ def test_killed_and_failed_cells(folder, capsys):
     pd.testing.assert_series_equal(metrics(killed), expected, check_exact=True)
 
 
-def test_interrupt(folder, capsys):
+def test_interrupt(folder, capsys, monkeypatch):
     """Ctrl-C ends the cell after its step; the same command goes on from there."""
+    monkeypatch.setattr(recipes.report, "write_report", lambda folder: "the answer")
     expected = uninterrupted(folder, capsys)
     write(folder, ABLATION.replace("[0, 1]", "[0]"), accidents(("mhc", 7, "interrupt")))
     cell = folder / "results" / "small" / "mhc" / "seed-0"
