@@ -31,11 +31,14 @@ def test_the_snippet_puts_mhc_around_a_plain_torch_block():
 def test_every_make_target_and_configuration_named_in_the_readme_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = set(re.findall(r"`?make ([a-z]+)", README))
-    assert named and named <= targets
+    assert named
+    assert named <= targets
     configurations = set(re.findall(r"ablations/[a-z_]+\.yaml", README))
-    assert configurations and all((ROOT / path).exists() for path in configurations)
+    assert configurations
+    assert all((ROOT / path).exists() for path in configurations)
 
 
 def test_every_picture_in_the_readme_exists():
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
-    assert pictures and all((ROOT / path).stat().st_size > 5000 for path in pictures)
+    assert pictures
+    assert all((ROOT / path).stat().st_size > 5000 for path in pictures)
