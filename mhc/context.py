@@ -46,16 +46,17 @@ class Context:
     positions: Tensor | None = None
     cache: KeyValueCache | None = None
     observe: Observer | None = None
-    _rotations: dict[tuple[int, float], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _rotations: dict[tuple[int, int, int, float], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def rotation(self, length: int, dimension: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines [S, D] of the rotary angles, made once for all sublayers (arXiv 2104.09864)."""
-        if (dimension, base) not in self._rotations:
+        start = self.cache.length if self.cache else 0
+        key = (start, length, dimension, base)  # a context may be used again as its cache grows
+        if key not in self._rotations:
             positions = self.positions
             if positions is None:
-                start = self.cache.length if self.cache else 0
                 positions = torch.arange(start, start + length, device=device)
             frequencies = base ** (-torch.arange(0, dimension, 2, device=device, dtype=torch.float32) / dimension)
             angles = positions.to(torch.float32)[:, None] * frequencies
-            self._rotations[dimension, base] = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
-        return self._rotations[dimension, base]
+            self._rotations[key] = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
+        return self._rotations[key]
