@@ -1,13 +1,17 @@
 """What every operation checks before it runs: which code was asked for, and whether the arguments fit."""
 
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Implementation = Literal["auto", "reference", "native", "triton"]
 Last = Literal["rows", "columns"]
+
+Backward = TypeVar("Backward", bound=Callable[..., Any])
 
 MAX_STREAMS = 8
 
@@ -68,3 +72,14 @@ def has_memory_here(tensor: Tensor) -> bool:
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """A context with autocast off; one that does nothing on the meta device, which has none."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def backward_without_autocast(backward: Backward) -> Backward:
+    """Keep the backward of an autograd function in its own precision where `.backward()` runs under autocast."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, gradient: Tensor) -> Any:
+        with without_autocast(gradient.device):
+            return backward(ctx, gradient)
+
+    return cast(Backward, wrapped)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.dispatch import compute_dtype
+from kernels.dispatch import backward_without_autocast, compute_dtype
 
 
 def aggregate(x: Tensor, pre: Tensor) -> Tensor:
@@ -24,6 +24,7 @@ class _Aggregate(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @backward_without_autocast
     def backward(ctx: Any, gradient_NC: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x_NnC, pre_Nn = ctx.saved_tensors
         d_x = pre_Nn[:, :, None] * gradient_NC[:, None] if ctx.needs_input_grad[0] else None

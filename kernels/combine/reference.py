@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.dispatch import compute_dtype
+from kernels.dispatch import backward_without_autocast, compute_dtype
 
 
 def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor) -> Tensor:
@@ -29,6 +29,7 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @backward_without_autocast
     def backward(ctx: Any, gradient_NnC: Tensor) -> tuple[Tensor | None, ...]:
         x_NnC, y_NC, post_Nn, res_Nnn = ctx.saved_tensors
         needs_x, needs_y, needs_post, needs_res = ctx.needs_input_grad

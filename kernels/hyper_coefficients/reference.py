@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.dispatch import Implementation, Last, compute_dtype
+from kernels.dispatch import Implementation, Last, backward_without_autocast, compute_dtype
 from kernels.sinkhorn import sinkhorn
 
 
@@ -46,6 +46,7 @@ class _NormalisedProjection(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @backward_without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         # d inverse_rms / dx = -x inverse_rms^3 / D
         x, phi, inverse_rms, projection = ctx.saved_tensors
