@@ -146,3 +146,11 @@ def test_autocast_changes_nothing(impl):
     for name, tensor in plain.items():
         assert cast[name].dtype == torch.float32
         assert torch.equal(cast[name], tensor), name
+
+
+def test_only_the_gradients_asked_for_are_made():
+    arguments = inputs_of((3,), 4, 5)
+    for asked in (["x"], ["phi"], ["alpha"], ["bias"], ["phi", "alpha", "bias"]):
+        inputs = {name: tensor.clone().requires_grad_(name in asked) for name, tensor in arguments.items()}
+        sum(output.square().sum() for output in hyper_coefficients(**inputs)).backward()
+        assert [name for name, tensor in inputs.items() if tensor.grad is not None] == asked

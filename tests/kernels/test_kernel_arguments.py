@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers import random_like
 
 from kernels import aggregate, combine, hyper_coefficients, sinkhorn
 
@@ -92,3 +93,16 @@ def test_operations_compile_as_one_graph():
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("operation", CALLS)
+def test_a_backward_under_autocast_is_not_cast(operation):
+    # not recommended, and common: loss.backward() inside the autocast of the forward
+    inputs = [tensor.clone().requires_grad_() for tensor in CALLS[operation].args]
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = CALLS[operation].func(*inputs)
+        outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+        upstreams = [random_like(output) for output in outputs]
+        inside = torch.autograd.grad(outputs, inputs, upstreams, retain_graph=True)
+    outside = torch.autograd.grad(outputs, inputs, upstreams)
+    assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))

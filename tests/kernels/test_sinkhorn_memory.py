@@ -1,5 +1,7 @@
 """What Sinkhorn keeps for its backward: never a matrix per step."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -17,7 +19,19 @@ def saved_elements(logits: torch.Tensor, **options) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = sinkhorn(logits, **options)
     assert result.requires_grad
+    assert not list(hidden(result.grad_fn)), "kept where the hooks do not see it"
     return sum(kept.values())
+
+
+def hidden(node: torch.autograd.graph.Node | None) -> Iterator[torch.Tensor]:
+    """Tensors in plain attributes of a backward node and of those before it."""
+    if node is None:
+        return
+    for value in vars(node).values() if hasattr(node, "__dict__") else ():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        yield from (each for each in values if isinstance(each, torch.Tensor))
+    for previous, _ in node.next_functions:
+        yield from hidden(previous)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3])  # by scalings, and by logarithms

@@ -47,6 +47,16 @@ def test_positions_are_those_of_the_whole_sequence(model):
     assert relative_error(wrong, right) > 1e-3
 
 
+@torch.no_grad()
+def test_a_context_may_be_used_again_as_its_cache_grows(model):
+    context = Context(cache=KeyValueCache())
+    parts = []
+    for part in tokens(1, 8).split(4, 1):
+        parts.append(model(part, context))
+        context.cache.advance(4)
+    assert relative_error(torch.cat(parts, 1), model(tokens(1, 8))) < 1e-12
+
+
 def test_greedy_generation_takes_the_argmax_of_whole_forward_passes(model):
     prompt = tokens(3, 4)
     result = model.generate(prompt, 9, temperature=0)

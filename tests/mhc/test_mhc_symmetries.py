@@ -131,3 +131,10 @@ def test_eager_code_paths_agree():
         gradients = torch.autograd.grad(result, list(topology.parameters()), upstream)
         results.append(dict(enumerate([result, *gradients])))
     assert_close(results[1], results[0], FP32)
+
+
+def test_impl_reaches_the_kernels():
+    # the C code has no fp64, and an explicit choice never falls back
+    topology = ManifoldHyperConnection(8, impl="native").double()
+    with pytest.raises(RuntimeError, match="impl='native'"):
+        topology.coefficients(torch.randn(2, 4, 8, dtype=torch.float64))
