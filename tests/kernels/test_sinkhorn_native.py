@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from kernels import sinkhorn
 from kernels.native import compiler
 from kernels.sinkhorn import native
 
+ROOT = Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler")
 
 
@@ -66,7 +68,7 @@ def test_a_nan_stays_in_its_own_matrix(impl):
 
 
 SCRIPT = """
-import os, warnings
+import os
 os.environ["CC"] = os.environ["PATH"] = "/nowhere"
 import torch
 from kernels import sinkhorn
@@ -82,6 +84,6 @@ except RuntimeError as error:
 
 
 def test_a_machine_without_a_compiler_runs_the_reference():
-    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "impl='native' needs a C compiler" in run.stdout
     assert not run.stderr
