@@ -65,7 +65,7 @@ class Attention(nn.Module):
             query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
         if context.cache is not None:
-            key, value = context.cache.update(self, key, value)
+            key, value = context.cache.update(context.index, key, value)
         y = self._attend(query, key, value)
         return self.output(y.transpose(1, 2).reshape(batch, length, width))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from mhc.topology import ResidualTopology
@@ -17,20 +17,19 @@ class KeyValueCache:
     """Keys and values of the tokens seen so far, per attention sublayer, for decoding step by step."""
 
     def __init__(self) -> None:
-        self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        self.length = 0
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def update(self, sublayer: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append key and value [B, heads, S, D] of the new tokens; return those of all tokens."""
-        if sublayer in self._seen:
-            old_key, old_value = self._seen[sublayer]
+    def length(self, index: int) -> int:
+        """How many tokens sublayer `index` has seen."""
+        return self._seen[index][0].shape[2] if index in self._seen else 0
+
+    def update(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append key and value [B, heads, S, D] of the new tokens of sublayer `index`; return those of all tokens."""
+        if index in self._seen:
+            old_key, old_value = self._seen[index]
             key, value = torch.cat([old_key, key], 2), torch.cat([old_value, value], 2)
-        self._seen[sublayer] = key, value
+        self._seen[index] = key, value
         return key, value
-
-    def advance(self, count: int) -> None:
-        """Count `count` tokens as seen, once all sublayers have."""
-        self.length += count
 
 
 @dataclass
@@ -38,19 +37,21 @@ class Context:
     """One forward pass of a trunk.
 
     Attributes:
-        positions: of the tokens, [S]; None counts from the cache's length.
+        positions: of the tokens, [S]; None counts on from those that the sublayer has in the cache.
         cache: keys and values of earlier tokens, or None.
         observe: called with (index, topology, state, carry) after each aggregate.
+        index: of the sublayer that runs; the trunk sets it.
     """
 
     positions: Tensor | None = None
     cache: KeyValueCache | None = None
     observe: Observer | None = None
+    index: int = 0
     _rotations: dict[tuple[int, int, int, float], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def rotation(self, length: int, dimension: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines [S, D] of the rotary angles, made once for all sublayers (arXiv 2104.09864)."""
-        start = self.cache.length if self.cache else 0
+        start = self.cache.length(self.index) if self.cache else 0
         key = (start, length, dimension, base)  # a context may be used again as its cache grows
         if key not in self._rotations:
             positions = self.positions

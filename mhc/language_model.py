@@ -110,7 +110,6 @@ class CausalLanguageModel(nn.Module):
         cache, new = KeyValueCache(), tokens
         for _ in range(max_new_tokens):
             logits = self(new, Context(cache=cache))[:, -1]
-            cache.advance(new.shape[1])
             new = _sample(logits.float(), temperature, top_k, generator)
             tokens = torch.cat([tokens, new], 1)
         return tokens

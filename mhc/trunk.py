@@ -50,6 +50,7 @@ class Trunk(nn.Module):
         for index, (sublayer, topology) in enumerate(zip(self.sublayers, topologies, strict=True)):
             if context.observe is not None:
                 context.observe(index, topology, state, carry)
+            context.index = index
             y = sublayer(x, context)
             if index + 1 < len(topologies):
                 state, x, carry = topology.combine_aggregate(state, y, carry, topologies[index + 1])

@@ -7,7 +7,7 @@ import torch
 from helpers import randomise, relative_error
 from models import TOPOLOGIES, VOCABULARY, language_model, tokens
 
-from mhc import Attention, CausalLanguageModel, Context, FeedForward, KeyValueCache
+from mhc import Attention, CausalLanguageModel, Context, FeedForward, KeyValueCache, Residual, Trunk
 
 LENGTH = 11
 
@@ -24,27 +24,30 @@ def test_any_split_of_a_sequence_gives_the_same_logits(model, lengths):
     cache, parts = KeyValueCache(), []
     for part in inputs.split(lengths, 1):
         parts.append(model(part, Context(cache=cache)))
-        cache.advance(part.shape[1])
-    assert cache.length == LENGTH
+    assert {cache.length(index) for index in range(len(model.trunk.sublayers)) if index % 2 == 0} == {LENGTH}
     assert relative_error(torch.cat(parts, 1), model(inputs)) < 1e-12
 
 
 @torch.no_grad()
 def test_positions_are_those_of_the_whole_sequence(model):
-    # without the cache's length the second part would start at position 0
     first, second = tokens(1, 8).split(4, 1)
-    cache = KeyValueCache()
-    model(first, Context(cache=cache))
-    wrong = model(second, Context(cache=cache))
-    cache = KeyValueCache()
-    model(first, Context(cache=cache))
-    cache.advance(4)
-    right = model(second, Context(cache=cache))
-    given = KeyValueCache()
-    model(first, Context(cache=given))
-    explicit = model(second, Context(cache=given, positions=torch.arange(4, 8)))
-    assert relative_error(explicit, right) < 1e-12
-    assert relative_error(wrong, right) > 1e-3
+    results = []
+    for positions in (None, torch.arange(4, 8), torch.arange(4)):
+        cache = KeyValueCache()
+        model(first, Context(cache=cache))
+        results.append(model(second, Context(cache=cache, positions=positions)))
+    counted, given, from_zero = results
+    assert relative_error(given, counted) < 1e-12
+    assert relative_error(from_zero, counted) > 1e-3
+
+
+@torch.no_grad()
+def test_a_sublayer_that_is_used_twice_has_a_cache_for_each_place():
+    attention = randomise(Attention(16, heads=2)).double()
+    trunk = Trunk([attention, attention], [Residual(), Residual()])
+    x, cache = torch.randn(1, 6, 16, dtype=torch.float64), KeyValueCache()
+    parts = [trunk(part, Context(cache=cache)) for part in x.split(2, 1)]
+    assert relative_error(torch.cat(parts, 1), trunk(x)) < 1e-12
 
 
 @torch.no_grad()
@@ -53,7 +56,6 @@ def test_a_context_may_be_used_again_as_its_cache_grows(model):
     parts = []
     for part in tokens(1, 8).split(4, 1):
         parts.append(model(part, context))
-        context.cache.advance(4)
     assert relative_error(torch.cat(parts, 1), model(tokens(1, 8))) < 1e-12
 
 
