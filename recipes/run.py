@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from recipes.ablation.options import Options
 from recipes.callbacks import DivergedError, Interrupted
 from recipes.checks import CHECKPOINT_BYTES_PER_PARAMETER, check_data, check_folder, check_model, check_trainer
-from recipes.cli import CLI, Resolved
+from recipes.cli import CLI, GROUPS, Resolved
 from recipes.configuration import Source, Tree, differences, parse_yaml, to_yaml
 from recipes.errors import UserError
 from recipes.files import replace_file, replace_json
@@ -63,21 +63,35 @@ def run(source: Source, options: Options) -> int:
 def _fit(resolved: Resolved, folder: Path, checkpoint: Path | None, step: int | None) -> int:
     try:
         cli = CLI(resolved.tree, resume_step=step)
+    except Exception as error:
+        raise _failed(folder, resolved.explain(error)) from None
+    try:
         cli.trainer.fit(
             cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint and str(checkpoint), weights_only=True
         )
     except DivergedError as error:
         print(f"{folder}: diverged: {error}")
-        return 0
     except (Interrupted, KeyboardInterrupt, SIGTERMException) as error:
         print(f"{folder}: interrupted, the same command goes on: {error}", file=sys.stderr)
         return 128 + signal.SIGINT
+    except (OSError, MisconfigurationException) as error:
+        raise _failed(folder, resolved.explain(error)) from None
+    except ValueError as error:
+        # a component that refuses names its key; any other is a bug
+        if str(error).startswith(tuple(f"{group}." for group in GROUPS)):
+            raise _failed(folder, resolved.explain(error)) from None
+        raise _failed(folder, error) from None
     except Exception as error:
-        told = resolved.explain(error)
-        if read_status(folder).get("status") != "failed":
-            write_status(folder, status="failed", error=f"{type(told).__name__}: {told}".splitlines()[0])
-        raise told from None
+        raise _failed(folder, error) from None
     return 0
+
+
+def _failed(folder: Path, error: BaseException) -> BaseException:
+    """Record the error, unless the run has done so; gives it back."""
+    if (folder / "config.yaml").exists() and read_status(folder).get("status") != "failed":
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        write_status(folder, status="failed", error=(told.splitlines() or [""])[0])
+    return error
 
 
 def refuse_other_configuration(folder: Path, tree: Tree) -> None:

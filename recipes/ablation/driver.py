@@ -26,6 +26,8 @@ from recipes.files import replace_file
 from recipes.run import CELL, ENDED, write_status
 
 POLL_SECONDS = 0.2
+# Ctrl-C again, this long after the first, kills
+PATIENCE_SECONDS = 0.5
 
 
 def run_ablation(source: Source, options: Options) -> int:
@@ -92,6 +94,7 @@ class Grid:
         self.waiting = list(work.open)
         self.running: dict[Cell, subprocess.Popen[bytes]] = {}
         self.signals = 0
+        self.pressed = 0.0
 
     def run(self) -> bool:
         """Run until every cell has ended or Ctrl-C; returns whether it was interrupted."""
@@ -170,7 +173,11 @@ class Grid:
             return {}
 
         def note(number: int, frame: FrameType | None) -> None:
-            self.signals += 1
+            # `timeout` and some shells send a signal to the process and to its group: that is one press, not two
+            now = time.monotonic()
+            if self.signals == 0 or (number == signal.SIGINT and now - self.pressed > PATIENCE_SECONDS):
+                self.signals += 1
+            self.pressed = now
 
         return {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
 
