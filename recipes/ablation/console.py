@@ -3,9 +3,11 @@
 import time
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from recipes.ablation.cells import Cell
 from recipes.ablation.prepare import Work
@@ -46,7 +48,8 @@ class Console:
             self.rich.print(self.work.ablation.question, highlight=False)
         if self.done:
             self.rich.print(f"{self.done} of {len(self.work.cells)} cells have a result already", highlight=False)
-        self.bars.start()
+        if self.work.open:
+            self.bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -87,11 +90,8 @@ class Console:
         detail = status.get("error") or status.get("reason") or _result(status)
         colour = {"finished": "green", "diverged": "yellow"}.get(status.get("status", ""), "red")
         self.rich.print(
-            f"[{colour}]{status.get('status')}[/] {cell.name} in {clock(seconds)}: ",
-            end="",
-            highlight=False,
+            Text.assemble((str(status.get("status")), colour), f" {cell.name} in {clock(seconds)}: {detail}")
         )
-        self.rich.print(str(detail), markup=False, highlight=False)
         if status.get("status") == "failed":
             self.rich.print(f"  see {cell.folder / 'log.txt'}", markup=False, highlight=False)
 
@@ -101,11 +101,11 @@ class Console:
 
     def table(self) -> None:
         """A row for each cell."""
-        table = Table(title=self.work.ablation.name)
-        table.add_column("cell")
-        table.add_column("status")
-        for name in ("steps", "val loss", "gain", "largest gain", "step ms", "tokens/s", "memory MB"):
-            table.add_column(name, justify="right")
+        table = Table(title=self.work.ablation.name, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("cell", overflow="fold")
+        table.add_column("status", no_wrap=True)
+        for name in ("steps", "val loss", "gain", "max gain", "step ms", "tokens/s"):
+            table.add_column(name, justify="right", no_wrap=True)
         for cell in self.work.cells:
             status = cell.status
             table.add_row(
@@ -117,7 +117,6 @@ class Console:
                 number(status.get("gain_forward_max"), 3),
                 number(status.get("step_ms"), 1),
                 number(status.get("tokens_per_s"), 0),
-                number(status.get("peak_memory_mb"), 0),
             )
         self.rich.print(table)
 

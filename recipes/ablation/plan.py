@@ -4,6 +4,7 @@ import statistics
 import time
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +15,8 @@ from recipes.run import read_status
 
 # imports, reading the corpus and writing figures, in a process of its own
 START_SECONDS = 10.0
-MATMUL = "matmul speed, at least"
+# where an estimate comes from: step times of finished cells, or the speed of matrix products, a lower bound
+MEASURED, MATMUL = "measured", "matmul"
 
 
 def show(work: Work, jobs: int, console: Console | None = None) -> None:
@@ -22,10 +24,12 @@ def show(work: Work, jobs: int, console: Console | None = None) -> None:
     console = console or wide_console()
     if work.ablation.question:
         console.print(work.ablation.question, highlight=False)
-    table = Table(title=f"{work.ablation.name}: {len(work.cells)} cells")
-    table.add_column("cell")
+    table = Table(
+        title=f"{work.ablation.name}: {len(work.cells)} cells", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    table.add_column("cell", overflow="fold")
     for name in ("parameters", "FLOPs/token", "tokens", "time"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("from")
     if any(cell.matched for cell in work.cells):
         table.add_column("matched")
@@ -57,6 +61,7 @@ def show(work: Work, jobs: int, console: Console | None = None) -> None:
         console.print(f"{left} cells to run, {guess} {clock(total / min(jobs, max(left, 1)))} with {jobs} at a time")
     else:
         console.print(f"{left} cells to run; this machine cannot tell for how long")
+    console.print("time is measured in finished cells, or a lower bound from the speed of matrix products")
     console.print(f"results go to {work.folder}", highlight=False)
 
 
@@ -67,7 +72,7 @@ def _estimate(cell: Cell, work: Work, rate: "_Calibration") -> tuple[float | Non
         return None, "no trainer.max_steps"
     measured = _finished_step_ms(cell, work)
     if measured is not None:
-        return START_SECONDS + costs.steps * measured / 1000, "finished cells"
+        return START_SECONDS + costs.steps * measured / 1000, MEASURED
     if work.ablation.scale == "gpu" and not torch.cuda.is_available():
         return None, "needs a GPU"
     if costs.flops_per_token is None or costs.tokens_per_step is None:
