@@ -37,15 +37,16 @@ def run_ablation(source: Source, options: Options) -> int:
         UserError: before anything is written.
     """
     work = prepare(source, options)
+    jobs = options.jobs or work.ablation.jobs
     if options.plan:
-        plan.show(work, options.jobs)
+        plan.show(work, jobs)
         return 0
     with _locked(work.folder) as lock:
         for folder in work.stale:
             shutil.rmtree(folder, ignore_errors=True)
         replace_file(work.folder / "ablation.yaml", source.text)
         console = Console(work)
-        interrupted = Grid(work, options.jobs, lock, console).run()
+        interrupted = Grid(work, jobs, lock, console).run()
     console.table()
     if interrupted:
         print(f"interrupted; the same command goes on from the last step\n{work.folder}", file=sys.stderr)
@@ -145,9 +146,12 @@ class Grid:
         home = str(Path(recipes.__file__).parents[1])
         paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         more = {CELL: str(os.getpid()), "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-        if self.jobs > 1:
+        threads = self.work.ablation.threads
+        if threads is None and self.jobs > 1:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            more["OMP_NUM_THREADS"] = str(max(1, cores // self.jobs))
+            threads = max(1, cores // self.jobs)
+        if threads is not None:
+            more["OMP_NUM_THREADS"] = str(threads)
         return {**os.environ, **more}
 
     def _end(self, cell: Cell, code: int) -> None:

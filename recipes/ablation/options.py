@@ -17,7 +17,7 @@ class Options:
         configs: YAML files; the first one decides between an ablation and an ordinary run.
         only: patterns of variants or cells to take, all where empty.
         seeds: seeds in place of the file's, None for the file's.
-        jobs: cells that run side by side.
+        jobs: cells that run side by side, None for the file's.
         output: folder in place of results/<ablation>.
         overrides: the arguments that are Lightning's, in their order.
     """
@@ -26,7 +26,7 @@ class Options:
     plan: bool = False
     only: list[str] = field(default_factory=list)
     seeds: list[int] | None = None
-    jobs: int = 1
+    jobs: int | None = None
     restart: bool = False
     output: Path | None = None
     help: bool = False
@@ -125,9 +125,9 @@ def _seeds(values: list[str]) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words))
 
 
-def _jobs(value: str | None) -> int:
+def _jobs(value: str | None) -> int | None:
     if value is None:
-        return 1
+        return None
     if not value.isdecimal() or int(value) < 1:
         raise UserError(f"--ablation.jobs: '{value}' is not a number of cells; give 1 or more")
     return int(value)

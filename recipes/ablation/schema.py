@@ -24,6 +24,9 @@ class Ablation:
             many parameters as the baseline's.
         scale: "cpu", or "gpu" for what a machine without one is not to start.
         baseline: the variant that others are compared with, by default the first.
+        jobs: cells side by side, unless the command line says otherwise.
+        threads: of a cell's process; None shares the cores out. Rounding depends on it, and small models on few
+            cores are faster with one.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Ablation:
     match_parameters: str | None = None
     scale: str = "cpu"
     baseline: str | None = None
+    jobs: int = 1
+    threads: int | None = None
 
     @classmethod
     def read(cls, source: Source) -> "Ablation":
@@ -69,6 +74,10 @@ class Ablation:
         match = node.get("match_parameters")
         if match is not None and not isinstance(match, str):
             raise refuse(f".match_parameters: must be a dotted path to an integer, not {match!r}")
+        for key in ("jobs", "threads"):
+            count = node.get(key)
+            if count is not None and (type(count) is not int or count < 1):
+                raise refuse(f".{key}: must be a whole number from 1, not {count!r}")
         baseline = node.get("baseline")
         return cls(
             name=_name(node.get("name", source.stem), refuse, ".name"),
@@ -78,6 +87,8 @@ class Ablation:
             match_parameters=match,
             scale=scale,
             baseline=None if baseline is None else str(baseline),
+            jobs=node.get("jobs") or 1,
+            threads=node.get("threads"),
         )
 
 
