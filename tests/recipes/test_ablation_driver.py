@@ -64,10 +64,10 @@ def uninterrupted(folder: Path, capsys) -> pd.Series:
 def test_killed_and_failed_cells(folder, capsys, monkeypatch):
     expected = uninterrupted(folder, capsys)
     run = accidents(("mhc", 7, "kill"), ("residual", 3, "raise"))
-    write(folder, ABLATION.replace("[0, 1]", "[0]") + HC, run)
+    write(folder, ABLATION.replace("seeds: [0, 1]", "seeds: [0]\n  jobs: 3\n  threads: 2") + HC, run)
     results = folder / "results" / "small"
 
-    assert main(["--config", "small.yaml", "--ablation.jobs", "3"]) == 1
+    assert main(["--config", "small.yaml"]) == 1
     told = capsys.readouterr().out
     assert "killed by SIGKILL" in told
     assert "the roof fell in" in told
@@ -78,6 +78,7 @@ def test_killed_and_failed_cells(folder, capsys, monkeypatch):
     assert "the roof fell in" in status(failed)["error"]
     assert "the roof fell in" in (failed / "log.txt").read_text()
     assert status(done)["status"] == "finished"
+    assert json.loads((done / "environment.json").read_text())["threads"] == 2
     assert json.loads((done / "cell.json").read_text()) | {"baseline": None} == {
         "ablation": "small",
         "variant": "hc",
@@ -93,7 +94,7 @@ def test_killed_and_failed_cells(folder, capsys, monkeypatch):
     written = (done / "metrics.csv").stat().st_mtime_ns
 
     monkeypatch.setattr(recipes.report, "write_report", lambda folder: "the answer")
-    assert main(["--config", "small.yaml", "--ablation.jobs", "3"]) == 0
+    assert main(["--config", "small.yaml"]) == 0
     told = capsys.readouterr().out
     assert "1 of 3 cells have a result already" in told
     assert "mhc/seed-0: goes on from its checkpoint" in told

@@ -108,6 +108,8 @@ CONFIGURATIONS = {
     "unknown key of the ablation": (("  seeds:", "  sedes:"), ("ablation", "sedes", "'seeds'")),
     "seeds": (("seeds: [0, 1]", "seeds: [0, 0]"), ("ablation.seeds", "different")),
     "scale": (("  seeds:", "  scale: huge\n  seeds:"), ("ablation.scale", "cpu or gpu")),
+    "jobs": (("  seeds:", "  jobs: 0\n  seeds:"), ("ablation.jobs", "whole number from 1")),
+    "threads": (("  seeds:", "  threads: all\n  seeds:"), ("ablation.threads", "'all'")),
     "baseline": (("  seeds:", "  baseline: resid\n  seeds:"), ("ablation.baseline", "resid", "residual")),
     "matching a path that is not there": (
         ("  seeds:", "  match_parameters: model.init_args.feed_forward.init_args.hiden\n  seeds:"),
