@@ -1,6 +1,7 @@
 """Self-attention with rotary positions and grouped key-value heads; pre-norm inside."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,22 @@ class Attention(nn.Module):
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate x [B, S, H, D] by the angles of cosine and sine [S, D]: the first half of D pairs with the second."""
-    first, second = x.chunk(2, -1)
-    cosine, sine = cosine[:, None].to(x.dtype), sine[:, None].to(x.dtype)
-    return x * cosine + torch.cat([-second, first], -1) * sine
+    return _Rotation.apply(x, cosine[:, None].to(x.dtype), sine[:, None].to(x.dtype))
+
+
+class _Rotation(torch.autograd.Function):
+    """Three passes and no temporary; the gradient is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        half = x.shape[-1] // 2
+        turned = x * cosine
+        turned[..., :half].addcmul_(x[..., half:], sine[..., :half], value=-1)
+        turned[..., half:].addcmul_(x[..., :half], sine[..., half:])
+        return turned
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        return _Rotation.apply(gradient, cosine, -sine), None, None

@@ -21,6 +21,7 @@ from recipes.cli import CLI, GROUPS, Resolved
 from recipes.configuration import Source, Tree, differences, parse_yaml, to_yaml
 from recipes.errors import UserError
 from recipes.files import replace_file, replace_json
+from recipes.memory import keep_freed_memory
 
 # set by the ablation driver, which has checked what a run by hand checks for itself
 CELL = "RECIPES_CELL"
@@ -56,7 +57,7 @@ def run(source: Source, options: Options) -> int:
     checkpoint, step = find_checkpoint(folder)
     if first and not is_cell:
         write_configuration(folder, resolved)
-    _keep_freed_memory()
+    keep_freed_memory()
     return _fit(resolved, folder, checkpoint, step)
 
 
@@ -166,17 +167,6 @@ def remove_run(folder: Path) -> None:
     """Remove a run's folder and what is in it; a folder that holds no run is left alone."""
     if (folder / "config.yaml").exists():
         shutil.rmtree(folder)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed activations: a fresh buffer costs page faults at every step."""
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    trim_threshold, mmap_threshold = -1, -3
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(mmap_threshold, 2**30)
 
 
 def die_with_parent() -> None:

@@ -1,7 +1,5 @@
 """Measurements that several callbacks share."""
 
-import resource
-import sys
 from collections.abc import Iterable, Mapping
 from weakref import WeakKeyDictionary
 
@@ -41,14 +39,6 @@ def data_processes(trainer: Trainer) -> int:
     """How many processes see different data."""
     kwargs = trainer.distributed_sampler_kwargs
     return kwargs["num_replicas"] if kwargs else 1
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Most memory held so far, MB: on the accelerator, or resident in this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    # bytes on macOS, KB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def validation_is_due(trainer: Trainer) -> bool:

@@ -23,7 +23,6 @@ from recipes.callbacks.measure import (
     data_processes,
     gradient_norm,
     log_metrics,
-    peak_memory_mb,
     validate,
     validation_is_due,
 )
@@ -31,6 +30,7 @@ from recipes.callbacks.signal_gain import SignalGain
 from recipes.environment import environment
 from recipes.files import AtomicCheckpointIO, replace_json
 from recipes.loggers import MetricsFile
+from recipes.memory import forget_peak_memory, peak_memory_mb
 
 
 def checkpoint_defaults(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -202,6 +202,7 @@ class RunRecord(Callback):
             self._content |= _costs(pl_module, getattr(data, "sequence_length", None))
             if hasattr(data, "prior_loss"):
                 self._content["prior_loss"] = data.prior_loss()
+        forget_peak_memory(pl_module.device)
         self._write(trainer, "running")
         # the checkpoint is written before the validation of its step, which may have been killed
         if trainer.strategy.broadcast(due and not self._has_row(trainer, step)):
