@@ -24,17 +24,11 @@ def sinkhorn(logits, N: tl.constexpr, STEPS: tl.constexpr, EPS: tl.constexpr):
     logits = _beside_identity(logits, N)
     if EPS == 0.0:
         if _spread(logits) > PROBABILITY_RANGE:
-            start = _log_softmax(logits.to(tl.float64))
-            u, v = _scalings(start, STEPS, EPS, True)
-            matrix = _matrix(start, u, v, True).to(tl.float32)
+            matrix = _result(_log_softmax(logits.to(tl.float64)), STEPS, EPS, True).to(tl.float32)
         else:
-            start = _softmax(logits)
-            u, v = _scalings(start, STEPS, EPS, False)
-            matrix = _matrix(start, u, v, False)
+            matrix = _result(_softmax(logits), STEPS, EPS, False)
     else:
-        start = _plus_eps(_softmax(logits), N, EPS)
-        u, v = _scalings(start, STEPS, EPS, False)
-        matrix = _matrix(start, u, v, False)
+        matrix = _result(_plus_eps(_softmax(logits), N, EPS), STEPS, EPS, False)
     return matrix
 
 
@@ -44,29 +38,30 @@ def sinkhorn_backward(logits, gradient, N: tl.constexpr, STEPS: tl.constexpr, EP
     logits = _beside_identity(logits, N)
     if EPS == 0.0:
         if _spread(logits) > PROBABILITY_RANGE:
-            start = _log_softmax(logits.to(tl.float64))
-            d = _undo_recomputed(start, gradient.to(tl.float64), STEPS, EPS, True)
-            d = _undo_columns(d, tl.exp(start)).to(tl.float32)
+            d = _undo_logarithms(_log_softmax(logits.to(tl.float64)), gradient.to(tl.float64), STEPS).to(tl.float32)
         else:
-            start = _softmax(logits)
-            d = _undo_steps(start, gradient, STEPS, EPS)
-            d = _undo_columns(d, start)
+            d = _undo_probabilities(_softmax(logits), gradient, N, STEPS, EPS)
     else:
-        softmax = _softmax(logits)
-        start = _plus_eps(softmax, N, EPS)
-        d = _undo_steps(start, gradient, STEPS, EPS)
-        # d / d log softmax from d / d log (softmax + eps)
-        d = _undo_columns(d * tl.where(start > 0.0, softmax / start, 0.0), softmax)
+        d = _undo_probabilities(_softmax(logits), gradient, N, STEPS, EPS)
     return d
 
 
 @triton.jit
-def _undo_steps(start, gradient, STEPS: tl.constexpr, EPS: tl.constexpr):
+def _undo_logarithms(start, gradient, STEPS: tl.constexpr):
+    return _undo_columns(_undo_recomputed(start, gradient, STEPS, 0.0, True), tl.exp(start))
+
+
+@triton.jit
+def _undo_probabilities(softmax, gradient, N: tl.constexpr, STEPS: tl.constexpr, EPS: tl.constexpr):
+    start = _plus_eps(softmax, N, EPS)
     if STEPS <= UNROLLED_STEPS:
         d = _undo_kept(start, gradient, STEPS, EPS)
     else:
         d = _undo_recomputed(start, gradient, STEPS, EPS, False)
-    return d
+    if EPS > 0.0:
+        # from d / d log (softmax + eps); beside the corner both are 0
+        d *= softmax / tl.where(start > 0.0, start, 1.0)
+    return _undo_columns(d, softmax)
 
 
 @triton.jit
@@ -98,6 +93,12 @@ def _undo_recomputed(start, gradient, STEPS: tl.constexpr, EPS: tl.constexpr, LO
         d = _undo_columns(d, _matrix(start, u_before, v, LOG))
     u, v = _first_scalings(start, EPS, LOG)
     return _undo_rows(d, _matrix(start, u, v, LOG))
+
+
+@triton.jit
+def _result(start, STEPS: tl.constexpr, EPS: tl.constexpr, LOG: tl.constexpr):
+    u, v = _scalings(start, STEPS, EPS, LOG)
+    return _matrix(start, u, v, LOG)
 
 
 @triton.jit
@@ -157,6 +158,8 @@ def _beside_identity(logits, N: tl.constexpr):
 
 @triton.jit
 def _plus_eps(softmax, N: tl.constexpr, EPS: tl.constexpr):
+    if EPS == 0.0:
+        return softmax
     i = tl.arange(0, softmax.shape[1])[None, :, None]
     j = tl.arange(0, softmax.shape[2])[None, None, :]
     return tl.where((i < N) & (j < N), softmax + EPS, softmax)
