@@ -1,4 +1,4 @@
-"""What kernels share on the chip: Sinkhorn-Knopp on matrices in registers, forward and exact backward.
+"""What kernels share on the chip: products at a chosen precision, Sinkhorn-Knopp forward and exact backward.
 
 Shapes: [B, P, P], a matrix of n rows i (out) and n columns j (in) in the corner of a P x P one, P a power of two. The
 rest is the identity, which every normalisation leaves alone, so no sum needs a mask. Rows are normalised last; a caller
@@ -12,10 +12,44 @@ spread over more than fp32 probabilities hold, its block works with log S, log u
 import triton
 import triton.language as tl
 
+from kernels.registration import interpreted
+
+INTERPRETED = tl.constexpr(interpreted())
 # see kernels/sinkhorn/reference.py
 PROBABILITY_RANGE = tl.constexpr(60.0)
 # up to here a backward keeps u and v of every step in registers, beyond it computes them anew for every step
 UNROLLED_STEPS = tl.constexpr(32)
+
+
+@triton.jit
+def product(a, b, total, PRECISION: tl.constexpr):
+    """total + a b for tiles of fp32, or a of bf16 or fp16; all sizes at least 16.
+
+    "tf32" rounds what tensor cores would cut off. "bf16_split" cuts operands into bf16 halves and leaves out the
+    product of the two low ones; bf16 has no low half.
+    """
+    if PRECISION == "bf16_split":
+        a_high = a.to(tl.bfloat16)
+        b_high = b.to(tl.bfloat16)
+        b_low = (b - b_high.to(tl.float32)).to(tl.bfloat16)
+        if a.dtype != tl.bfloat16:
+            a_low = (a.to(tl.float32) - a_high.to(tl.float32)).to(tl.bfloat16)
+            total = tl.dot(a_low, b_high, total)
+        total = tl.dot(a_high, b_low, total)
+        total = tl.dot(a_high, b_high, total)
+    elif PRECISION == "tf32":
+        total = tl.dot(_tf32(a), _tf32(b), total, input_precision="tf32")
+    else:
+        total = tl.dot(a.to(tl.float32), b, total, input_precision="ieee")
+    return total
+
+
+@triton.jit
+def _tf32(values):
+    # to the nearest of 10 bits of mantissa, which bf16 and fp16 fit into; the interpreter multiplies in fp32
+    if INTERPRETED or values.dtype != tl.float32:
+        return values.to(tl.float32)
+    return ((values.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
 
 
 @triton.jit

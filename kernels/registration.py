@@ -34,6 +34,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from kernels import interpreter
+
 Body = Callable[..., Any]
 
 
@@ -70,6 +72,7 @@ def operation(name: str, *, flops: Callable[..., int]) -> Callable[[Body], Any]:
 
     def register(body: Body) -> Any:
         if interpreted():
+            interpreter.mend()
             registered = torch.library.custom_op(f"kernels::{name}", body, mutates_args=())
             registered.register_fake(body)
         else:
