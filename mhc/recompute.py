@@ -39,8 +39,15 @@ def streams_in(state: Any, x: Tensor) -> int:
     return max(1, round(sum(leaf.numel() for leaf in _tensors(state)) / max(x.numel(), 1)))
 
 
-def watch_norms(sublayers: Sequence[nn.Module]) -> None:
-    """Have the module `norm` of each sublayer, where there is one, tell when it runs."""
+def prepare(sublayers: Sequence[nn.Module]) -> None:
+    """Have the module `norm` of each sublayer tell when it runs, and keep `torch.compile` out of the loop of segments.
+
+    What is compiled within the loop (a sublayer, a kernel) stays compiled.
+    """
+    global _uncompiled
+    if _uncompiled is _loop:
+        # not around the definition: it imports the compiler
+        _uncompiled = torch.compiler.disable(_loop)
     norms = (getattr(sublayer, "norm", None) for sublayer in sublayers)
     for norm in dict.fromkeys(norm for norm in norms if isinstance(norm, nn.Module)):
         norm.register_forward_pre_hook(_norm_begins)
@@ -51,6 +58,12 @@ def run_segments(
     sublayers: Sequence[nn.Module], topologies: Sequence[ResidualTopology], state: Any, context: Context, every: int
 ) -> Any:
     """The loop of a trunk, from its first state to its last, keeping a state every `every` sublayers."""
+    return _uncompiled(sublayers, topologies, state, context, every)
+
+
+def _loop(
+    sublayers: Sequence[nn.Module], topologies: Sequence[ResidualTopology], state: Any, context: Context, every: int
+) -> Any:
     segment = _Segment(topologies, 0, state)
     with segment.forgetting():
         x, carry = topologies[0].aggregate(state)
@@ -63,6 +76,9 @@ def run_segments(
             y = sublayer(x, context)
         state, x, carry = segment.step(state, y, carry)
     return state
+
+
+_uncompiled = _loop
 
 
 class _Forgotten:

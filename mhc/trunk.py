@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mhc import recompute as rebuilding
 from mhc.context import Context, KeyValueCache
-from mhc.recompute import Recompute, best_interval, require_recompute, run_segments, streams_in, watch_norms
+from mhc.recompute import Recompute
 from mhc.topology import ResidualTopology
 
 __all__ = ["Context", "KeyValueCache", "Trunk"]
@@ -46,10 +47,10 @@ class Trunk(nn.Module):
                 f"a trunk needs at least one sublayer and a topology for each, got {len(self.sublayers)} "
                 f"and {len(self.topologies)}"
             )
-        require_recompute(recompute)
+        rebuilding.require_recompute(recompute)
         self.recompute = recompute
         if recompute is not None:
-            watch_norms(list(self.sublayers))
+            rebuilding.prepare(list(self.sublayers))
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """[B, S, C] -> [B, S, C]."""
@@ -59,8 +60,8 @@ class Trunk(nn.Module):
         if self.recompute is not None and torch.is_grad_enabled():
             every = self.recompute
             if every == "auto":
-                every = best_interval(len(topologies), streams_in(state, x))
-            return self._leave(run_segments(list(self.sublayers), topologies, state, context, every))
+                every = rebuilding.best_interval(len(topologies), rebuilding.streams_in(state, x))
+            return self._leave(rebuilding.run_segments(list(self.sublayers), topologies, state, context, every))
         x, carry = topologies[0].aggregate(state)
         for index, (sublayer, topology) in enumerate(zip(self.sublayers, topologies, strict=True)):
             if context.observe is not None:
