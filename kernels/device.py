@@ -47,9 +47,13 @@ def product(a, b, total, PRECISION: tl.constexpr):
 @triton.jit
 def _tf32(values):
     # to the nearest of 10 bits of mantissa, which bf16 and fp16 fit into; the interpreter multiplies in fp32
-    if INTERPRETED or values.dtype != tl.float32:
-        return values.to(tl.float32)
-    return ((values.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    if values.dtype != tl.float32:
+        rounded = values.to(tl.float32)
+    elif INTERPRETED:
+        rounded = values
+    else:
+        rounded = ((values.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return rounded
 
 
 @triton.jit
