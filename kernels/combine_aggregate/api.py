@@ -1,7 +1,5 @@
 """The boundary between two sublayers: what one writes to the streams and the next one reads from them."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from kernels.combine_aggregate import reference
@@ -16,6 +14,7 @@ from kernels.dispatch import (
     takes_triton,
     without_autocast,
 )
+from kernels.hyper_coefficients.api import Precision
 
 
 def combine_aggregate(
@@ -31,7 +30,7 @@ def combine_aggregate(
     last: Last = "rows",
     eps: float = 0.0,
     norm_eps: float = 1e-20,
-    precision: Literal["tf32", "bf16_split", "ieee"] = "tf32",
+    precision: Precision = "tf32",
     impl: Implementation = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Write with one sublayer's coefficients, compute the next one's and read with them (arXiv 2512.24880, eq. 3-8).

@@ -65,7 +65,8 @@ def _block(width: int, largest: int) -> int:
 
 def _sizes(n: int, width: int) -> dict[str, int]:
     # products of tensor cores want 16 rows; n tiles of phi and, backward, of its gradient share the registers
-    return {"TOKENS": 64 if interpreted() else 16, "WIDTH": _block(width, 64 if n <= 4 else 32), "num_warps": 4}
+    block = {"TOKENS": 64 if interpreted() else 16, "WIDTH": _block(width, 64 if n <= 4 else 32)}
+    return block | ({"num_warps": 4} if n <= 4 else {"num_warps": 8, "num_stages": 2 if n < 8 else 1})
 
 
 def _columns(n: int) -> int:
@@ -114,7 +115,7 @@ def _forward(
     if joined:
         wrap_triton(joined_kernel)[(triton.cdiv(tokens, sizes["TOKENS"]),)](
             x, y, *before, phi, alpha, bias, out, z, pre, post, res, saved, tokens, inner, width, norm_eps, *strides,
-            COLUMNS=_columns(n), ONE_BLOCK=width <= sizes["WIDTH"], PRECISION=precision, **(finish | sizes),
+            COLUMNS=_columns(n), ONE_BLOCK=width <= sizes["WIDTH"], PRECISION=precision, **finish | sizes,
         )  # fmt: skip
         return out, z, pre, post, res, saved
     grid = _grid(tokens, width, sizes)
@@ -187,6 +188,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     *tensors, ctx.steps, ctx.columns, ctx.eps, ctx.norm_eps, ctx.precision, _ = inputs
     out, _, pre, _, _, saved = output
     ctx.save_for_backward(*tensors, out, pre, saved)
+    ctx.mark_non_differentiable(saved)
 
 
 def _backward_of_autograd(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

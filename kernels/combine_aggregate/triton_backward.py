@@ -12,8 +12,8 @@ dL/dpre + <dz, x'> and the other coefficients' gradients; the second forms G til
 import triton
 import triton.language as tl
 
-from kernels.combine_aggregate.triton_forward import load_matrix, load_phi, product, written_streams
-from kernels.device import sinkhorn_backward
+from kernels.combine_aggregate.triton_forward import load_matrix, load_phi, written_streams
+from kernels.device import product, sinkhorn_backward
 from kernels.streams import lane_sums, load_streams, row_offsets, weighted_sum
 
 
@@ -131,7 +131,7 @@ def streams_kernel(
         totals = ()
         more_phi = ()
         for i in tl.static_range(N):
-            direct = upstream[i] + weights[i][:, None] * d_read + along[:, None] * tiles[i]
+            direct = upstream[i] + weights[i][:, None] * d_read + along[:, None] * tiles[i].to(tl.float32)
             totals = totals + (product(d_projected, tl.trans(block_phi[i]), direct, PRECISION),)
             more_phi = more_phi + (product(tl.trans(tiles[i]), d_projected, phi_sums[i], PRECISION),)
         phi_sums = more_phi

@@ -4,31 +4,15 @@ Two forms. Joined: a program owns TOKENS rows, walks the width, and reads its ow
 where one block is the whole row). Split: programs own a block of channels, whose part of phi stays on chip while they
 walk the tokens, and leave partial projections; a second launch adds these up and reads x'.
 
-Sums over x' go through memory as [splits, K + 1, tokens], K = n (n + 2): K columns of x' phi and sum(x'^2), token-last, so
-that a lane that owns a token reads what it needs, and the next kernel may lay tokens out in another way.
+Sums over x' go through memory as [splits, K + 1, tokens], K = n (n + 2): K columns of x' phi and sum(x'^2). Token-last,
+so that a lane that owns a token reads what it needs, and the next kernel may lay tokens out in another way.
 """
 
 import triton
 import triton.language as tl
 
-from kernels.device import sinkhorn
+from kernels.device import product, sinkhorn
 from kernels.streams import load_streams, row_offsets, weighted_sum
-
-
-@triton.jit
-def product(a, b, total, PRECISION: tl.constexpr):
-    """total + a b of fp32 tiles; "bf16_split" adds up the three larger products of bf16 halves."""
-    if PRECISION == "bf16_split":
-        a_high = a.to(tl.bfloat16)
-        b_high = b.to(tl.bfloat16)
-        a_low = (a - a_high.to(tl.float32)).to(tl.bfloat16)
-        b_low = (b - b_high.to(tl.float32)).to(tl.bfloat16)
-        total = tl.dot(a_low, b_high, total)
-        total = tl.dot(a_high, b_low, total)
-        total = tl.dot(a_high, b_high, total)
-    else:
-        total = tl.dot(a, b, total, input_precision=PRECISION)
-    return total
 
 
 @triton.jit
@@ -51,28 +35,27 @@ def load_matrix(res, token, live, N: tl.constexpr):
 
 @triton.jit
 def written_streams(x, y, x_stream, mask, gates, matrix, dtype: tl.constexpr, N: tl.constexpr):
-    """x' = H_res x + H_post^T y of one tile, as it is stored: N tiles rounded to `dtype`, in fp32."""
+    """x' = H_res x + H_post^T y of one tile, as it is stored: N tiles in `dtype`."""
     streams = load_streams(x, x_stream, mask, N)
     written = tl.load(y, mask=mask, other=0.0).to(tl.float32)
     tiles = ()
     for i in tl.static_range(N):
         value = weighted_sum(matrix[i], streams, N) + gates[i][:, None] * written
-        tiles = tiles + (value.to(dtype).to(tl.float32),)
+        tiles = tiles + (value.to(dtype),)
     return tiles
 
 
 @triton.jit
 def _store_and_project(
     tiles, out, phi, channel, mask, token, width, total, squares,
-    N: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+    N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    square = tiles[0] * tiles[0]
-    for i in tl.static_range(1, N):
-        square += tiles[i] * tiles[i]
+    square = tl.zeros(mask.shape, tl.float32)
     for i in tl.static_range(N):
-        pointers = out + (token[:, None] * N + i) * width + channel[None]
-        tl.store(pointers, tiles[i].to(out.dtype.element_ty), mask=mask)
+        tl.store(out + (token[:, None] * N + i) * width + channel[None], tiles[i], mask=mask)
         total = product(tiles[i], phi[i], total, PRECISION)
+        value = tiles[i].to(tl.float32)
+        square += value * value
     return total, squares + tl.sum(square, 1)
 
 
@@ -109,7 +92,7 @@ def split_kernel(
         )  # fmt: skip
         total, squares = _store_and_project(
             tiles, out, block_phi, channel, mask, token, width, tl.zeros([TOKENS, COLUMNS], tl.float32),
-            tl.zeros([TOKENS], tl.float32), N, COLUMNS, PRECISION,
+            tl.zeros([TOKENS], tl.float32), N, PRECISION,
         )  # fmt: skip
         _store_sums(sums, total, squares, token, live, tokens, N, COLUMNS)
 
@@ -218,7 +201,7 @@ def joined_kernel(
         )  # fmt: skip
         total, squares = _store_and_project(
             tiles, out, load_phi(phi, channel, width, N, COLUMNS), channel, mask, token, width, total, squares,
-            N, COLUMNS, PRECISION,
+            N, PRECISION,
         )  # fmt: skip
     else:
         for start in range(0, width, WIDTH):
@@ -230,7 +213,7 @@ def joined_kernel(
             )  # fmt: skip
             total, squares = _store_and_project(
                 tiles, out, load_phi(phi, channel, width, N, COLUMNS), channel, mask, token, width, total, squares,
-                N, COLUMNS, PRECISION,
+                N, PRECISION,
             )  # fmt: skip
     _store_sums(sums, total, squares, token, live, tokens, N, COLUMNS)
     # other threads of this block read what these wrote: sums, and x'
@@ -240,7 +223,9 @@ def joined_kernel(
         N, P, STEPS, EPS, COLUMNS_LAST, 1,
     )  # fmt: skip
     if ONE_BLOCK:
-        value = weighted_sum(weights, tiles, N)
+        value = weights[0][:, None] * tiles[0].to(tl.float32)
+        for i in tl.static_range(1, N):
+            value += weights[i][:, None] * tiles[i].to(tl.float32)
         tl.store(z + token[:, None] * width + channel[None], value.to(z.dtype.element_ty), mask=mask)
     else:
         _read(out, z, weights, token, live, width, N, WIDTH)

@@ -1,15 +1,14 @@
-"""What the tests of fused kernels share: every pair of sizes, poisoned memory, true rounding, the budget of errors."""
+"""What the tests of fused kernels share: every pair of sizes, poisoned memory, the budget of errors."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import pytest
 import torch
 from helpers import outputs_and_gradients, relative_error
 from torch import Tensor
 
-from kernels.registration import available, interpreted
+from kernels.registration import available
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_triton = pytest.mark.skipif(
@@ -32,8 +31,8 @@ FLOOR = 1e-6
 
 
 @pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Memory that nobody has written is NaN, and the interpreter rounds to bf16 as hardware does."""
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that nobody has written is NaN."""
     plain = torch.empty
 
     def empty(*arguments, **options) -> Tensor:
@@ -41,25 +40,6 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
 
     monkeypatch.setattr(torch, "empty", empty)
-    if interpreted():
-        round_to_nearest(monkeypatch)
-    yield
-
-
-def round_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter cuts bits off where it casts fp32 to bf16; hardware rounds to the nearest, even."""
-    from triton import language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    cut = InterpreterBuilder.cast_impl
-
-    def cast(self, source, target):
-        if (source.dtype.scalar, target.scalar) != (tl.float32, tl.bfloat16):
-            return cut(self, source, target)
-        rounded = torch.from_numpy(np.array(source.data)).to(torch.bfloat16)
-        return TensorHandle(rounded.view(torch.int16).numpy().view(np.uint16), target.scalar)
-
-    monkeypatch.setattr(InterpreterBuilder, "cast_impl", cast)
 
 
 def assert_within_twice(
