@@ -64,9 +64,12 @@ def _block(width: int, largest: int) -> int:
 
 
 def _sizes(n: int, width: int) -> dict[str, int]:
+    if interpreted():  # few large programs: it runs one after another
+        return {"TOKENS": 128, "WIDTH": _block(width, 128)}
     # products of tensor cores want 16 rows; n tiles of phi and, backward, of its gradient share the registers
-    block = {"TOKENS": 64 if interpreted() else 16, "WIDTH": _block(width, 64 if n <= 4 else 32)}
-    return block | ({"num_warps": 4} if n <= 4 else {"num_warps": 8, "num_stages": 2 if n < 8 else 1})
+    if n <= 4:
+        return {"TOKENS": 16, "WIDTH": _block(width, 64), "num_warps": 4}
+    return {"TOKENS": 16, "WIDTH": _block(width, 32), "num_warps": 8, "num_stages": 2 if n < 8 else 1}
 
 
 def _columns(n: int) -> int:
@@ -82,7 +85,7 @@ def _grid(tokens: int, width: int, sizes: dict[str, int]) -> tuple[int, int]:
 
 
 def _coefficient_sizes(n: int, width: int, steps: int, columns: bool, eps: float) -> dict[str, Any]:
-    sizes = {"TOKENS": 64 if interpreted() else 16, "WIDTH": _block(width, 128), "num_warps": 4}
+    sizes = {"TOKENS": 128 if interpreted() else 16, "WIDTH": _block(width, 128), "num_warps": 4}
     return sizes | {"N": n, "P": triton.next_power_of_2(n), "STEPS": steps, "EPS": eps, "COLUMNS_LAST": columns}
 
 

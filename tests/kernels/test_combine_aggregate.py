@@ -1,6 +1,5 @@
 """The boundary between sublayers in one operation, held to twice the error of the operations one after the other."""
 
-import itertools
 import math
 from functools import partial
 
@@ -72,9 +71,10 @@ class TestFused:
         # both forms meet every value of every size over the 16 cases
         compare(inputs((tokens,), n, width, dtype), joined=(tokens + n // 2) % 2 == 0)
 
-    @pytest.mark.parametrize(("joined", "width"), itertools.product([True, False], [16, 48, 130]))
+    @pytest.mark.parametrize("width", [16, 48, 130])
+    @pytest.mark.parametrize("joined", [True, False])
     def test_both_forms_at_the_edges_of_blocks(self, joined, width):
-        compare(inputs((65,), 4, width, torch.bfloat16), joined=joined)
+        compare(inputs((129,), 4, width, torch.bfloat16), joined=joined)
 
     @pytest.mark.parametrize("n", [1, 5, 6, 7])
     def test_any_number_of_streams(self, n):
