@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels.hyper_coefficients.triton_backward import coefficients_kernel, streams_kernel
 from kernels.hyper_coefficients.triton_forward import finish_kernel, split_kernel, whole_kernel
-from kernels.registration import differentiable, operation, wrap_triton
+from kernels.registration import differentiable, interpreted, operation, wrap_triton
 from kernels.streams import elements_per_lane, two_leading
 
 # multiprocessors to fill where there are none to count
@@ -63,9 +63,15 @@ def _tile(tokens: int, n: int, width: int, precision: str) -> dict[str, int]:
     }
 
 
+def _finish_tile(n: int) -> dict[str, int]:
+    # four entries of a matrix to a thread; the interpreter is given few large blocks
+    tokens = 64 if interpreted() else 32 if n <= 4 else 8
+    return {"N": n, "P": 4 if n <= 4 else 8, "TOKENS": tokens, "num_warps": 4}
+
+
 def _splits(blocks: int, chunks: int, wanted: int) -> tuple[int, int]:
     """(parts, chunks of each) that bring `blocks` programs to about `wanted`."""
-    parts = min(chunks, max(1, wanted // max(blocks, 1)))
+    parts = min(chunks, max(1, wanted // blocks))
     each = triton.cdiv(chunks, parts)
     return triton.cdiv(chunks, each), each
 
@@ -84,9 +90,11 @@ def _backward(
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
 
+    d_x = empty(outer, inner, n, width, dtype=x.dtype)
+    if tokens == 0:
+        return d_x, *(torch.zeros(weight.shape, dtype=torch.float32, device=x.device) for weight in (phi, alpha, bias))
     phi, alpha, bias = phi.contiguous(), alpha.contiguous(), bias.contiguous()
-    tile = _tile(tokens, n, width, precision)
-    finish = {"N": n, "P": tile["P"], "TOKENS": 32 if n <= 4 else 8, "num_warps": 4}
+    tile, finish = _tile(tokens, n, width, precision), _finish_tile(n)
     blocks = triton.cdiv(tokens, finish["TOKENS"])
     q, d_affine = empty(tokens, k + 1), empty(blocks, k + 3)
     wrap_triton(coefficients_kernel)[(blocks,)](
@@ -95,7 +103,7 @@ def _backward(
     )  # fmt: skip
     chunks = n * triton.cdiv(width, tile["WIDTH"])
     groups, each = _splits(chunks, triton.cdiv(tokens, tile["TOKENS"]), 4 * _processors(x.device))
-    d_x, d_phi = empty(outer, inner, n, width, dtype=x.dtype), empty(groups, n * width, k)
+    d_phi = empty(groups, n * width, k)
     wrap_triton(streams_kernel)[(chunks, groups)](
         x, phi, q, d_x, d_phi, tokens, inner, width, *x.stride(), each, PRECISION=precision, **tile
     )
@@ -115,6 +123,8 @@ def _forward(
         return torch.empty(shape, dtype=torch.float32, device=x.device)
 
     pre, post, res, saved = empty(tokens, n), empty(tokens, n), empty(tokens, n, n), empty(tokens, k + 1)
+    if tokens == 0:
+        return pre, post, res, saved
     phi, alpha, bias = phi.contiguous(), alpha.contiguous(), bias.contiguous()
     tile = _tile(tokens, n, width, precision)
     blocks, chunks = triton.cdiv(tokens, tile["TOKENS"]), n * triton.cdiv(width, tile["WIDTH"])
@@ -130,7 +140,7 @@ def _forward(
     wrap_triton(split_kernel)[(blocks, splits)](
         x, phi, sums, tokens, inner, width, *x.stride(), each, **reading, **tile
     )
-    finish = {"N": n, "P": tile["P"], "TOKENS": 32 if n <= 4 else 8, "num_warps": 4}
+    finish = _finish_tile(n)
     wrap_triton(finish_kernel)[(triton.cdiv(tokens, finish["TOKENS"]),)](
         sums, alpha, bias, saved, pre, post, res, tokens, width, splits, **after, **finish
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels.device import sinkhorn as sinkhorn_on_chip
 from kernels.device import sinkhorn_backward as sinkhorn_backward_on_chip
-from kernels.registration import differentiable, operation, wrap_triton
+from kernels.registration import differentiable, interpreted, operation, wrap_triton
 
 # entries of all matrices of a block: four to a thread
 ENTRIES = 512
@@ -71,13 +71,15 @@ def _strides(matrices: Tensor, columns: bool) -> tuple[int, int, int]:
 
 def _sizes(n: int) -> dict[str, int]:
     padded = triton.next_power_of_2(n)
-    return {"BLOCK": ENTRIES // padded**2, "P": padded, "num_warps": 4}
+    return {"BLOCK": max(ENTRIES // padded**2, 64 if interpreted() else 1), "P": padded, "num_warps": 4}
 
 
 @operation("sinkhorn_backward", flops=lambda gradient, logits, steps, *_, **__: 3 * sinkhorn_flops(*logits[:2], steps))
 def _sinkhorn_backward(gradient: Tensor, logits: Tensor, steps: int, columns: bool, eps: float) -> Tensor:
     count, n, _ = logits.shape
     result = torch.empty((count, n, n), dtype=logits.dtype, device=logits.device)
+    if count == 0:
+        return result
     sizes = _sizes(n)
     wrap_triton(_backward_kernel)[(-(-count // sizes["BLOCK"]),)](
         gradient, logits, result, count, *_strides(gradient, columns), *_strides(logits, columns),
@@ -90,6 +92,8 @@ def _sinkhorn_backward(gradient: Tensor, logits: Tensor, steps: int, columns: bo
 def _sinkhorn(logits: Tensor, steps: int, columns: bool, eps: float) -> Tensor:
     count, n, _ = logits.shape
     result = torch.empty((count, n, n), dtype=logits.dtype, device=logits.device)
+    if count == 0:
+        return result
     sizes = _sizes(n)
     wrap_triton(_forward_kernel)[(-(-count // sizes["BLOCK"]),)](
         logits, result, count, *_strides(logits, columns), *_strides(result, columns)[1:], N=n, STEPS=steps, EPS=eps,
