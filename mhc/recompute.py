@@ -87,7 +87,8 @@ class _Forgotten:
     __slots__ = ("__weakref__", "_region", "_shape", "_value")
 
     def __init__(self, region: "_Region", tensor: Tensor) -> None:
-        self._region, self._shape, self._value = region, (tensor.shape, tensor.dtype), None
+        self._region, self._shape = region, (tensor.shape, tensor.dtype)
+        self._value: Tensor | None = None
 
     def remember(self, tensor: Tensor) -> None:
         if (tensor.shape, tensor.dtype) != self._shape:
