@@ -32,7 +32,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from kernels import interpreter
 
@@ -69,6 +68,7 @@ def operation(name: str, *, flops: Callable[..., int]) -> Callable[[Body], Any]:
         flops: floating point operations from the body's arguments, with shapes in the place of tensors, and
             `out_shape`.
     """
+    from torch.utils.flop_counter import register_flop_formula  # which imports Triton
 
     def register(body: Body) -> Any:
         if interpreted():
