@@ -73,7 +73,7 @@ def operation(name: str, *, flops: Callable[..., int]) -> Callable[[Body], Any]:
     def register(body: Body) -> Any:
         if interpreted():
             interpreter.mend()
-            registered = torch.library.custom_op(f"kernels::{name}", body, mutates_args=())
+            registered: Any = torch.library.custom_op(f"kernels::{name}", body, mutates_args=())
             registered.register_fake(body)
         else:
             registered = torch.library.triton_op(f"kernels::{name}", body, mutates_args=())

@@ -92,7 +92,8 @@ def _backward(
 
     d_x = empty(outer, inner, n, width, dtype=x.dtype)
     if tokens == 0:
-        return d_x, *(torch.zeros(weight.shape, dtype=torch.float32, device=x.device) for weight in (phi, alpha, bias))
+        d_phi, d_alpha, d_bias = (empty(*weight.shape).zero_() for weight in (phi, alpha, bias))
+        return d_x, d_phi, d_alpha, d_bias
     phi, alpha, bias = phi.contiguous(), alpha.contiguous(), bias.contiguous()
     tile, finish = _tile(tokens, n, width, precision), _finish_tile(n)
     blocks = triton.cdiv(tokens, finish["TOKENS"])

@@ -3,6 +3,7 @@
 Bytes: 2 n^2 values a matrix forward, 3 n^2 backward.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -24,9 +25,9 @@ def sinkhorn(logits: Tensor, *, steps: int, last: str, eps: float) -> Tensor:
     return _sinkhorn(logits.reshape(-1, n, n), steps, last == "columns", eps).view(logits.shape)
 
 
-def sinkhorn_flops(matrices: int, n: int, steps: int) -> int:
-    """2 steps - 1 products of a matrix and a scaling vector, after the softmax; a backward is three times that."""
-    return (2 * steps - 1) * 2 * matrices * n * n
+def _flops(logits: tuple[int, ...], steps: int) -> int:
+    # 2 steps - 1 products of a matrix and a scaling vector, after the softmax; a backward is three times that
+    return (2 * steps - 1) * 2 * math.prod(logits)
 
 
 @triton.jit
@@ -74,7 +75,7 @@ def _sizes(n: int) -> dict[str, int]:
     return {"BLOCK": max(ENTRIES // padded**2, 64 if interpreted() else 1), "P": padded, "num_warps": 4}
 
 
-@operation("sinkhorn_backward", flops=lambda gradient, logits, steps, *_, **__: 3 * sinkhorn_flops(*logits[:2], steps))
+@operation("sinkhorn_backward", flops=lambda gradient, logits, steps, *_, **__: 3 * _flops(logits, steps))
 def _sinkhorn_backward(gradient: Tensor, logits: Tensor, steps: int, columns: bool, eps: float) -> Tensor:
     count, n, _ = logits.shape
     result = torch.empty((count, n, n), dtype=logits.dtype, device=logits.device)
@@ -88,7 +89,7 @@ def _sinkhorn_backward(gradient: Tensor, logits: Tensor, steps: int, columns: bo
     return result
 
 
-@operation("sinkhorn", flops=lambda logits, steps, *_, **__: sinkhorn_flops(*logits[:2], steps))
+@operation("sinkhorn", flops=lambda logits, steps, *_, **__: _flops(logits, steps))
 def _sinkhorn(logits: Tensor, steps: int, columns: bool, eps: float) -> Tensor:
     count, n, _ = logits.shape
     result = torch.empty((count, n, n), dtype=logits.dtype, device=logits.device)
