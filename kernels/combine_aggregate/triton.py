@@ -10,8 +10,11 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.aggregate.triton import aggregate
+from kernels.combine.triton import combine
 from kernels.combine_aggregate.triton_backward import coefficients_kernel, streams_kernel
 from kernels.combine_aggregate.triton_forward import finish_kernel, joined_kernel, split_kernel
+from kernels.hyper_coefficients.triton import hyper_coefficients
 from kernels.registration import differentiable, interpreted, operation, wrap_triton
 from kernels.streams import elements_per_lane, two_leading
 
@@ -19,6 +22,8 @@ from kernels.streams import elements_per_lane, two_leading
 L2_BYTES = 32 * 2**20
 # programs that run at once: two on each of 132 multiprocessors
 RESIDENT = 264
+# beyond it a block's share of phi and of its gradient, n tiles each, spills from the registers
+MOST_STREAMS = 6
 
 
 def combine_aggregate(
@@ -37,8 +42,16 @@ def combine_aggregate(
     precision: str,
     joined: bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `kernels.combine_aggregate`; `joined` chooses the form of the forward, by size where it is None."""
+    """See `kernels.combine_aggregate`; by size one of three: joined, split, or the operations one after the other.
+
+    `joined` overrides the choice of the first two, which n > 6 is otherwise not given.
+    """
     leading, (n, width) = x.shape[:-2], x.shape[-2:]
+    if joined is None and n > MOST_STREAMS:
+        options = {"steps": steps, "last": last, "eps": eps, "norm_eps": norm_eps, "precision": precision}
+        x_next = combine(x, y, post, res)
+        pre, post, res = hyper_coefficients(x_next, phi, alpha, bias, **options)
+        return x_next, aggregate(x_next, pre), pre, post, res
     if joined is None:
         joined = is_joined(x.numel() // (n * max(width, 1)), n, width, x.element_size())
     arguments = two_leading(x, 2), two_leading(y, 1), two_leading(post, 1), two_leading(res, 2), phi, alpha, bias
@@ -69,7 +82,7 @@ def _sizes(n: int, width: int) -> dict[str, int]:
     # products of tensor cores want 16 rows; n tiles of phi and, backward, of its gradient share the registers
     if n <= 4:
         return {"TOKENS": 16, "WIDTH": _block(width, 64), "num_warps": 4}
-    return {"TOKENS": 16, "WIDTH": _block(width, 32), "num_warps": 8, "num_stages": 2 if n < 8 else 1}
+    return {"TOKENS": 16, "WIDTH": _block(width, 32), "num_warps": 8, "num_stages": 2}
 
 
 def _columns(n: int) -> int:

@@ -55,9 +55,51 @@ def hyper_coefficients_calls(triton: Any) -> Iterator[None]:
         yield triton._backward(*upstreams, x, phi, *rest, saved, 3, eps > 0, eps, precision)
 
 
+def aggregate_calls(triton: Any) -> Iterator[None]:
+    for tokens, n, width, dtype in [
+        (4096, 4, 2560, torch.bfloat16),
+        (70, 7, 129, torch.float16),
+        (1, 1, 1, torch.float32),
+    ]:
+        x, pre = torch.empty(1, tokens, n, width, dtype=dtype), torch.empty(1, tokens, n)
+        yield triton._forward(x, pre)
+        yield triton._backward(x[:, :, 0], x, pre)
+
+
+def combine_calls(triton: Any) -> Iterator[None]:
+    for tokens, n, width, dtype in [
+        (4096, 4, 2560, torch.bfloat16),
+        (70, 5, 129, torch.float16),
+        (1, 1, 1, torch.float32),
+    ]:
+        x, y = torch.empty(1, tokens, n, width, dtype=dtype), torch.empty(1, tokens, width, dtype=dtype)
+        arguments = x, y, torch.empty(1, tokens, n), torch.empty(1, tokens, n, n)
+        yield triton._forward(*arguments)
+        yield triton._backward(x, *arguments)
+
+
+def combine_aggregate_calls(triton: Any) -> Iterator[None]:
+    for tokens, n, width, eps, precision, dtype in [
+        (4096, 4, 1280, 0.0, "tf32", torch.bfloat16),
+        (70, 3, 129, 1e-6, "bf16_split", torch.float32),
+        (1, 1, 1, 0.0, "ieee", torch.float16),
+    ]:
+        k = n * (n + 2)
+        x, y = torch.empty(1, tokens, n, width, dtype=dtype), torch.empty(1, tokens, width, dtype=dtype)
+        pre, res = torch.empty(1, tokens, n), torch.empty(1, tokens, n, n)
+        arguments = x, y, pre, res, torch.empty(n * width, k), torch.empty(3), torch.empty(k)
+        for joined in (True, False):
+            yield triton._forward(*arguments, 3, eps > 0, eps, 1e-6, precision, joined)
+        saved = torch.empty(k + 1, tokens)
+        yield triton._backward(x, y, pre, pre, res, *arguments, x, pre, saved, 3, eps > 0, eps, 1e-6, precision)
+
+
 CALLS: dict[str, Callable[[Any], Iterator[None]]] = {
     "kernels.sinkhorn": sinkhorn_calls,
     "kernels.hyper_coefficients": hyper_coefficients_calls,
+    "kernels.aggregate": aggregate_calls,
+    "kernels.combine": combine_calls,
+    "kernels.combine_aggregate": combine_aggregate_calls,
 }
 
 

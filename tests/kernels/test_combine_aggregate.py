@@ -71,6 +71,17 @@ class TestFused:
         # both forms meet every value of every size over the 16 cases
         compare(inputs((tokens,), n, width, dtype), joined=(tokens + n // 2) % 2 == 0)
 
+    @pytest.mark.parametrize("n", [4, 8])
+    def test_the_form_chosen_by_size(self, n):
+        compare(inputs((9,), n, 40, torch.bfloat16), joined=None)
+
+    def test_many_tokens_of_narrow_streams_are_joined(self):
+        from kernels.combine_aggregate.triton import is_joined
+
+        assert is_joined(16384, 4, 1280, 2)
+        assert not is_joined(16384, 4, 4096, 2)  # x' would leave L2 before it is read again
+        assert not is_joined(1024, 4, 1280, 2)  # too few programs
+
     @pytest.mark.parametrize("width", [16, 48, 130])
     @pytest.mark.parametrize("joined", [True, False])
     def test_both_forms_at_the_edges_of_blocks(self, joined, width):
