@@ -2,7 +2,9 @@
 
 from kernels.aggregate import aggregate
 from kernels.combine import combine
+from kernels.combine_aggregate import combine_aggregate
 from kernels.hyper_coefficients import hyper_coefficients
+from kernels.prefix_attention import prefix_attention
 from kernels.sinkhorn import sinkhorn
 
-__all__ = ["aggregate", "combine", "hyper_coefficients", "sinkhorn"]
+__all__ = ["aggregate", "combine", "combine_aggregate", "hyper_coefficients", "prefix_attention", "sinkhorn"]

@@ -8,12 +8,15 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 
+from kernels import registration
+
 Implementation = Literal["auto", "reference", "native", "triton"]
 Last = Literal["rows", "columns"]
 
 Backward = TypeVar("Backward", bound=Callable[..., Any])
 
 MAX_STREAMS = 8
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def require_implementation(operation: str, impl: str) -> None:
@@ -21,15 +24,45 @@ def require_implementation(operation: str, impl: str) -> None:
 
     Raises:
         ValueError: `impl` is not one of "auto", "reference", "native", "triton".
-        NotImplementedError: a Triton kernel was asked for by name; there is no fallback from an explicit choice.
+        RuntimeError: Triton kernels were asked for by name, and Triton is not installed.
+    """
+    if impl not in ("auto", "reference", "native", "triton"):
+        raise ValueError(f"{operation}: impl must be 'auto', 'reference', 'native' or 'triton', got {impl!r}")
+    if impl == "triton" and not registration.installed():
+        raise RuntimeError(f"{operation}: impl='triton' was asked for, but Triton is not installed")
+
+
+def triton_runs(tensor: Tensor) -> bool:
+    """Whether a Triton kernel can take this tensor: on a GPU with Triton, or on CPU under its interpreter; not fp64."""
+    return registration.available(tensor) and tensor.dtype in TRITON_DTYPES
+
+
+def require_triton(operation: str, tensor: Tensor) -> None:
+    """Refuse what Triton kernels cannot take; there is no fallback from an explicit choice.
+
+    Raises:
+        RuntimeError: Triton is not installed, or the tensor is on CPU outside Triton's interpreter.
+        ValueError: a dtype that the kernels, which compute in fp32, do not serve.
+    """
+    require_implementation(operation, "triton")
+    if not registration.available(tensor):
+        raise RuntimeError(
+            f"{operation}: impl='triton' needs a CUDA tensor, or TRITON_INTERPRET=1 (set before kernels are imported) "
+            f"and a CPU tensor; got one on {tensor.device}"
+        )
+    require(tensor.dtype in TRITON_DTYPES, operation, "dtype", "fp32, bf16 or fp16 under impl='triton'", tensor.dtype)
+
+
+def takes_triton(operation: str, impl: str, tensor: Tensor) -> bool:
+    """Whether `impl` means the Triton kernel for this tensor: by name (or raise), or "auto" on a GPU that has it.
+
+    Raises:
+        RuntimeError, ValueError: as `require_triton`, for an explicit "triton".
     """
     if impl == "triton":
-        raise NotImplementedError(
-            f"{operation}: impl='triton' was asked for, but this version has no Triton kernel of it; "
-            "impl='auto' takes the fastest code there is"
-        )
-    if impl not in ("auto", "reference", "native"):
-        raise ValueError(f"{operation}: impl must be 'auto', 'reference', 'native' or 'triton', got {impl!r}")
+        require_triton(operation, tensor)
+        return True
+    return impl == "auto" and tensor.is_cuda and not registration.interpreted() and triton_runs(tensor)
 
 
 def require(condition: bool, operation: str, argument: str, expected: str, got: object) -> None:

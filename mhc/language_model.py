@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mhc.context import Context, KeyValueCache
 from mhc.norm import RMSNorm
+from mhc.recompute import Recompute
 from mhc.topology import TopologyFactory
 from mhc.trunk import Trunk
 
@@ -33,6 +34,7 @@ class CausalLanguageModel(nn.Module):
         attention: width -> attention sublayer.
         feed_forward: width -> feed-forward sublayer.
         tied: the head is the embedding.
+        recompute: of the trunk: None, "auto" or every how many sublayers the streams are kept.
 
     Raises:
         ValueError: a size below 1, or what the factories refuse.
@@ -48,6 +50,7 @@ class CausalLanguageModel(nn.Module):
         attention: SublayerFactory,
         feed_forward: SublayerFactory,
         tied: bool = True,
+        recompute: Recompute = None,
     ) -> None:
         super().__init__()
         for name, size in (("vocabulary_size", vocabulary_size), ("width", width), ("depth", depth)):
@@ -58,6 +61,7 @@ class CausalLanguageModel(nn.Module):
         self.trunk = Trunk(
             (make(width) for _ in range(depth) for make in (attention, feed_forward)),
             (topology(width, index) for index in range(2 * depth)),
+            recompute=recompute,
         )
         self.norm = RMSNorm(width)
         self.head = None if tied else nn.Linear(width, vocabulary_size, bias=False)

@@ -1,12 +1,12 @@
 """Manifold-constrained Hyper-Connections (mHC, arXiv 2512.24880): streams mixed by doubly stochastic matrices."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kernels import aggregate, combine, hyper_coefficients
+from kernels import aggregate, combine, combine_aggregate, hyper_coefficients
 from kernels.dispatch import Implementation, Last, require, require_implementation, require_normalisation
 from kernels.hyper_coefficients import HyperCoefficients
 from mhc.hyper_connection import require_shape
@@ -54,7 +54,7 @@ class ManifoldHyperConnection(ResidualTopology):
 
     Raises:
         ValueError: an argument out of range, by name.
-        NotImplementedError: `impl="triton"`, which this version does not have.
+        RuntimeError: `impl="triton"` where Triton is not installed.
     """
 
     def __init__(
@@ -126,6 +126,35 @@ class ManifoldHyperConnection(ResidualTopology):
         """Write H_res x + H_post^T y to the streams [B, S, n, C]."""
         return combine(state, y, carry.post, carry.res, impl=self.impl)
 
+    def combine_aggregate(
+        self, state: Tensor, y: Tensor, carry: HyperCoefficients, following: ResidualTopology
+    ) -> tuple[Tensor, Tensor, Any]:
+        """One pass over the streams [B, S, n, C] where the following sublayer reads them in this class's way."""
+        if not (isinstance(following, ManifoldHyperConnection) and self._joins(following)):
+            return super().combine_aggregate(state, y, carry, following)
+        state, x, *coefficients = combine_aggregate(
+            state,
+            y,
+            carry.post,
+            carry.res,
+            following.phi,
+            following.alpha,
+            following.bias,
+            **following._options(),
+        )
+        return state, x, following._switched(HyperCoefficients(*coefficients))
+
+    def _joins(self, following: "ManifoldHyperConnection") -> bool:
+        # a subclass with a `combine`, `aggregate` or `coefficients` of its own means something else by them
+        mine, its, plain = type(self), type(following), ManifoldHyperConnection
+        return (
+            mine.combine is plain.combine
+            and its.aggregate is plain.aggregate
+            and its.coefficients is plain.coefficients
+            and following.pre
+            and (self.n, self.width, self.impl) == (following.n, following.width, following.impl)
+        )
+
     def reduce(self, state: Tensor) -> Tensor:
         """Average the streams [B, S, n, C] to [B, S, C]."""
         return state.mean(-2)
@@ -140,17 +169,19 @@ class ManifoldHyperConnection(ResidualTopology):
 
     def coefficients(self, state: Tensor) -> HyperCoefficients:
         """H_pre [..., n], H_post [..., n] and H_res [..., out, in] of the streams [..., n, C], in fp32."""
-        pre, post, res = hyper_coefficients(
-            state,
-            self.phi,
-            self.alpha,
-            self.bias,
-            steps=self.sinkhorn_steps,
-            last=self.last,
-            eps=self.eps,
-            norm_eps=self.norm_eps,
-            impl=self.impl,
-        )
+        return self._switched(hyper_coefficients(state, self.phi, self.alpha, self.bias, **self._options()))
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "steps": self.sinkhorn_steps,
+            "last": self.last,
+            "eps": self.eps,
+            "norm_eps": self.norm_eps,
+            "impl": self.impl,
+        }
+
+    def _switched(self, coefficients: HyperCoefficients) -> HyperCoefficients:
+        pre, post, res = coefficients
         if not self.pre:
             pre = torch.full_like(pre, 1 / self.n)
         if not self.post:

@@ -9,6 +9,7 @@ from kernels.dispatch import (
     require_floating,
     require_implementation,
     require_streams,
+    takes_triton,
     without_autocast,
 )
 
@@ -26,12 +27,17 @@ def aggregate(x: Tensor, pre: Tensor, *, impl: Implementation = "auto") -> Tenso
 
     Raises:
         ValueError: a shape or dtype out of range, by name.
-        NotImplementedError: `impl="triton"`, which this version does not have.
+        RuntimeError: `impl="triton"` without Triton, or on a CPU tensor outside its interpreter.
     """
     require_implementation("aggregate", impl)
     require_floating("aggregate", x=x, pre=pre)
     require(x.dim() >= 2, "aggregate", "x", "[..., n, C]", list(x.shape))
     require_streams("aggregate", "x [..., n, C]", x.shape[-2])
     require(pre.shape == x.shape[:-1], "aggregate", "pre", f"[..., n] = {list(x.shape[:-1])}", list(pre.shape))
+    fused = takes_triton("aggregate", impl, x)
     with without_autocast(x.device):
+        if fused:
+            from kernels.aggregate import triton
+
+            return triton.aggregate(x, pre)
         return reference.aggregate(x, pre)

@@ -9,6 +9,7 @@ from kernels.dispatch import (
     require_floating,
     require_implementation,
     require_streams,
+    takes_triton,
     without_autocast,
 )
 
@@ -30,7 +31,7 @@ def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *, impl: Implementa
 
     Raises:
         ValueError: a shape or dtype out of range, by name.
-        NotImplementedError: `impl="triton"`, which this version does not have.
+        RuntimeError: `impl="triton"` without Triton, or on a CPU tensor outside its interpreter.
     """
     require_implementation("combine", impl)
     require_floating("combine", x=x, y=y, post=post, res=res)
@@ -40,5 +41,10 @@ def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *, impl: Implementa
     require(y.shape == (*tokens, width), "combine", "y", f"[..., C] = {[*tokens, width]}", list(y.shape))
     require(post.shape == (*tokens, n), "combine", "post", f"[..., n] = {[*tokens, n]}", list(post.shape))
     require(res.shape == (*tokens, n, n), "combine", "res", f"[..., n, n] = {[*tokens, n, n]}", list(res.shape))
+    fused = takes_triton("combine", impl, x)
     with without_autocast(x.device):
+        if fused:
+            from kernels.combine import triton
+
+            return triton.combine(x, y, post, res)
         return reference.combine(x, y, post, res)

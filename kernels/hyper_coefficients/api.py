@@ -1,6 +1,6 @@
 """The dynamic coefficients of manifold-constrained Hyper-Connections."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -12,9 +12,12 @@ from kernels.dispatch import (
     require_implementation,
     require_normalisation,
     require_streams,
+    takes_triton,
     without_autocast,
 )
 from kernels.hyper_coefficients import reference
+
+Precision = Literal["tf32", "bf16_split", "ieee"]
 
 
 class HyperCoefficients(NamedTuple):
@@ -35,6 +38,7 @@ def hyper_coefficients(
     last: Last = "rows",
     eps: float = 0.0,
     norm_eps: float = 1e-20,
+    precision: Precision = "tf32",
     impl: Implementation = "auto",
 ) -> HyperCoefficients:
     """Compute H_pre, H_post and H_res of mHC from the streams.
@@ -51,6 +55,8 @@ def hyper_coefficients(
         last: as in `sinkhorn`.
         eps: as in `sinkhorn`; it is also added to H_pre, as DeepSeek-V4 does.
         norm_eps: added to the mean square; 1e-20 in the paper, where an all-zero token has a gradient of 1e7.
+        precision: of the products with phi in the Triton kernels: "tf32", "bf16_split" (operands as sums of two bf16,
+            16 bits of them kept) or "ieee" fp32. Elsewhere products are those of torch at its own settings.
         impl: "auto" (the fastest that runs here), "reference", "native" (C, on CPU) or "triton".
 
     Returns:
@@ -58,7 +64,7 @@ def hyper_coefficients(
 
     Raises:
         ValueError: a shape, dtype or option out of range, by name.
-        NotImplementedError: `impl="triton"`, which this version does not have.
+        RuntimeError: `impl="triton"` without Triton, or on a CPU tensor outside its interpreter.
     """
     name = "hyper_coefficients"
     require_implementation(name, impl)
@@ -73,7 +79,18 @@ def hyper_coefficients(
     require(bias.shape == (columns,), name, "bias", f"[n (n + 2)] = {[columns]}", list(bias.shape))
     require_normalisation(name, steps, last, eps)
     require(norm_eps > 0.0, name, "norm_eps", "positive", norm_eps)
+    choices = ("tf32", "bf16_split", "ieee")
+    require(precision in choices, name, "precision", "'tf32', 'bf16_split' or 'ieee'", repr(precision))
+    fused = takes_triton(name, impl, x)
     with without_autocast(x.device):
+        if fused:
+            from kernels.hyper_coefficients import triton
+
+            return HyperCoefficients(
+                *triton.hyper_coefficients(
+                    x, phi, alpha, bias, steps=steps, last=last, eps=eps, norm_eps=norm_eps, precision=precision
+                )
+            )
         return HyperCoefficients(
             *reference.hyper_coefficients(
                 x, phi, alpha, bias, steps=steps, last=last, eps=eps, norm_eps=norm_eps, impl=impl

@@ -10,6 +10,7 @@ from kernels.dispatch import (
     require_implementation,
     require_normalisation,
     require_streams,
+    takes_triton,
     without_autocast,
 )
 from kernels.sinkhorn import native, reference
@@ -35,8 +36,7 @@ def sinkhorn(
 
     Raises:
         ValueError: a shape, dtype or option out of range, by name.
-        NotImplementedError: `impl="triton"`, which this version does not have.
-        RuntimeError: `impl="native"` where it cannot run.
+        RuntimeError: `impl="native"` or `impl="triton"` where it cannot run.
     """
     require_implementation("sinkhorn", impl)
     require_floating("sinkhorn", logits=logits)
@@ -49,6 +49,10 @@ def sinkhorn(
             "sinkhorn: impl='native' needs a C compiler (cc, gcc, clang or $CC) and plain fp32, fp16 or bf16 tensors "
             f"on CPU outside torch.compile, got {logits.dtype} on {logits.device}"
         )
+    if takes_triton("sinkhorn", impl, logits):
+        from kernels.sinkhorn import triton
+
+        return triton.sinkhorn(logits, steps=steps, last=last, eps=eps)
     code = native if impl != "reference" and native.can_run(logits) else reference
     with without_autocast(logits.device):
         return code.sinkhorn(logits, steps=steps, last=last, eps=eps)

@@ -1,7 +1,7 @@
 """The causal language model as a Lightning module."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ class LanguageModel(LightningModule):
         optimizer: parameter groups -> optimizer.
         lr_scheduler: optimizer -> schedule, stepped once an optimizer step; None holds the rate.
         tied: the head is the embedding.
+        recompute: of the trunk: None, "auto" or every how many sublayers the streams are kept.
 
     Raises:
         ValueError: a size the model or its parts refuse.
@@ -47,6 +48,7 @@ class LanguageModel(LightningModule):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None = None,
         tied: bool = True,
+        recompute: int | Literal["auto"] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -60,6 +62,7 @@ class LanguageModel(LightningModule):
             attention=attention,
             feed_forward=feed_forward,
             tied=tied,
+            recompute=recompute,
         )
         self.network = self._make()
 
@@ -122,6 +125,7 @@ class LanguageModel(LightningModule):
         """Count parameters and FLOPs at sequences of S tokens, on a copy without storage."""
         with torch.device("meta"):
             network = self._make()
+            network.trunk.recompute = None  # the model's FLOPs, not what a step of it costs
             tokens = torch.zeros(1, sequence_length, dtype=torch.int64)
             with FlopCounterMode(display=False) as counter:
                 cross_entropy(network(tokens), tokens).backward()

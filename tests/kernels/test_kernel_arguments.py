@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import random_like
 
-from kernels import aggregate, combine, hyper_coefficients, sinkhorn
+from kernels import aggregate, combine, hyper_coefficients, registration, sinkhorn
 
 X, Y, PRE, RES = torch.randn(2, 3, 5), torch.randn(2, 5), torch.randn(2, 3), torch.randn(2, 3, 3)
 PHI, ALPHA, BIAS = torch.randn(15, 15), torch.ones(3), torch.zeros(15)
@@ -20,9 +20,10 @@ WHOLE = torch.zeros(2, 3, 3, dtype=torch.int64)
 
 
 @pytest.mark.parametrize("operation", CALLS)
-def test_triton_that_cannot_run_raises_and_an_unknown_implementation_is_named(operation):
+def test_triton_that_cannot_run_raises_and_an_unknown_implementation_is_named(operation, monkeypatch):
     CALLS[operation](impl="auto")
-    with pytest.raises(NotImplementedError, match=f"{operation}.*triton"):
+    monkeypatch.setattr(registration, "_INTERPRETED", False)
+    with pytest.raises(RuntimeError, match=f"{operation}: impl='triton' .*(cpu|installed)"):
         CALLS[operation](impl="triton")
     with pytest.raises(ValueError, match=f"{operation}: impl .*'fast'"):
         CALLS[operation](impl="fast")

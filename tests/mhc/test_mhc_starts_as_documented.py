@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from kernels import registration
 from mhc import ManifoldHyperConnection
 
 
@@ -92,6 +93,7 @@ def test_a_wrong_argument_is_named_when_the_module_is_built(arguments, named):
         ManifoldHyperConnection(**({"width": 4} | arguments))
 
 
-def test_triton_is_refused_when_the_module_is_built():
-    with pytest.raises(NotImplementedError, match="triton"):
+def test_triton_is_refused_when_the_module_is_built_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr(registration, "_INSTALLED", False)
+    with pytest.raises(RuntimeError, match="Triton is not installed"):
         ManifoldHyperConnection(4, impl="triton")

@@ -1,7 +1,7 @@
 """ManifoldHyperConnection (columns last, eps 1e-6) against Liger's three Triton functions, in a process of their own.
 
-Triton's interpreter is chosen by an environment variable that is read when kernels are defined; the rest of the suite
-must not be interpreted.
+Triton's interpreter is chosen by an environment variable that is read when kernels are defined; on a GPU the rest of
+the suite is not interpreted.
 """
 
 import os
@@ -79,7 +79,3 @@ def test_a_sublayer_and_its_gradients_equal_liger(cases, index):
     parts = ("collapsed", "state", "pre", "post", "res")
     assert_close(dict(zip(parts, outputs, strict=True)), dict(zip(parts, case["outputs"], strict=True)), TOLERANCE)
     assert_close(dict(zip(names, gradients, strict=True)), case["gradients"], TOLERANCE)
-
-
-def test_this_process_is_not_interpreted():
-    assert os.environ.get("TRITON_INTERPRET", "0") == "0"

@@ -1,0 +1,143 @@
+"""Compile the kernels of an operation for sm_90 without a GPU: python tests/kernels/sm90.py kernels.sinkhorn
+
+Operations run their own bodies on tensors of the CPU, which choose sizes and arguments as they would on a GPU; a launch
+compiles and runs nothing. Prints {kernel: [shared memory in bytes, ...]}; a kernel that does not compile is an error.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+SHARED_MEMORY = 227 * 1024  # of a block, on Hopper
+
+
+def compiled_kernels(module: str) -> dict[str, list[int]]:
+    """Bytes of shared memory by kernel, compiled in a process that does not interpret."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
+    run = subprocess.run([sys.executable, __file__, module], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def sinkhorn_calls(triton: Any) -> Iterator[None]:
+    for n, steps, columns, eps, dtype in [
+        (4, 6, False, 0.0, torch.float32),
+        (3, 50, True, 0.0, torch.bfloat16),
+        (8, 3, False, 1e-6, torch.float16),
+    ]:
+        logits = torch.empty(70, n, n, dtype=dtype)
+        yield triton._sinkhorn(logits, steps, columns, eps)
+        yield triton._sinkhorn_backward(logits, logits, steps, columns, eps)
+
+
+def hyper_coefficients_calls(triton: Any) -> Iterator[None]:
+    for tokens, n, width, eps, precision, dtype in [
+        (4096, 4, 1280, 0.0, "tf32", torch.bfloat16),
+        (70, 8, 129, 1e-6, "bf16_split", torch.float32),
+        (70, 4, 48, 0.0, "ieee", torch.float16),
+        (1, 1, 1, 0.0, "tf32", torch.float32),  # arguments equal to 1 become constants
+    ]:
+        k = n * (n + 2)
+        x, phi = torch.empty(1, tokens, n, width, dtype=dtype), torch.empty(n * width, k)
+        rest = torch.empty(3), torch.empty(k)
+        upstreams = torch.empty(tokens, n), torch.empty(tokens, n), torch.empty(tokens, n, n)
+        yield triton._forward(x, phi, *rest, 3, eps > 0, eps, 1e-6, precision)
+        saved = torch.empty(tokens, k + 1)
+        yield triton._backward(*upstreams, x, phi, *rest, saved, 3, eps > 0, eps, precision)
+
+
+def aggregate_calls(triton: Any) -> Iterator[None]:
+    for tokens, n, width, dtype in [
+        (4096, 4, 2560, torch.bfloat16),
+        (70, 7, 129, torch.float16),
+        (1, 1, 1, torch.float32),
+    ]:
+        x, pre = torch.empty(1, tokens, n, width, dtype=dtype), torch.empty(1, tokens, n)
+        yield triton._forward(x, pre)
+        yield triton._backward(x[:, :, 0], x, pre)
+
+
+def combine_calls(triton: Any) -> Iterator[None]:
+    for tokens, n, width, dtype in [
+        (4096, 4, 2560, torch.bfloat16),
+        (70, 5, 129, torch.float16),
+        (1, 1, 1, torch.float32),
+    ]:
+        x, y = torch.empty(1, tokens, n, width, dtype=dtype), torch.empty(1, tokens, width, dtype=dtype)
+        arguments = x, y, torch.empty(1, tokens, n), torch.empty(1, tokens, n, n)
+        yield triton._forward(*arguments)
+        yield triton._backward(x, *arguments)
+
+
+def combine_aggregate_calls(triton: Any) -> Iterator[None]:
+    for tokens, n, width, eps, precision, dtype in [
+        (4096, 4, 1280, 0.0, "tf32", torch.bfloat16),
+        (70, 3, 129, 1e-6, "bf16_split", torch.float32),
+        (1, 1, 1, 0.0, "ieee", torch.float16),
+    ]:
+        k = n * (n + 2)
+        x, y = torch.empty(1, tokens, n, width, dtype=dtype), torch.empty(1, tokens, width, dtype=dtype)
+        pre, res = torch.empty(1, tokens, n), torch.empty(1, tokens, n, n)
+        arguments = x, y, pre, res, torch.empty(n * width, k), torch.empty(3), torch.empty(k)
+        for joined in (True, False):
+            yield triton._forward(*arguments, 3, eps > 0, eps, 1e-6, precision, joined)
+        saved = torch.empty(k + 1, tokens)
+        yield triton._backward(x, y, pre, pre, res, *arguments, x, pre, saved, 3, eps > 0, eps, 1e-6, precision)
+
+
+CALLS: dict[str, Callable[[Any], Iterator[None]]] = {
+    "kernels.sinkhorn": sinkhorn_calls,
+    "kernels.hyper_coefficients": hyper_coefficients_calls,
+    "kernels.aggregate": aggregate_calls,
+    "kernels.combine": combine_calls,
+    "kernels.combine_aggregate": combine_aggregate_calls,
+}
+
+
+def main(module: str) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    class Hopper:
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", 90, 32)
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int | None = None) -> int:
+            return 0
+
+    triton.runtime.driver.set_active(Hopper())
+    found: dict[str, list[int]] = {}
+
+    class Compiled:
+        def __init__(self, kernel: Any) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            def launch(*arguments: Any, **options: Any) -> None:
+                compiled = self.kernel.warmup(*arguments, grid=grid, **options)
+                assert "cubin" in compiled.asm
+                found.setdefault(self.kernel.fn.__name__, []).append(compiled.metadata.shared)
+
+            return launch
+
+    operations = importlib.import_module(f"{module}.triton")
+    operations.wrap_triton = Compiled
+    for _ in CALLS[module](operations):
+        pass
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
