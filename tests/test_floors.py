@@ -14,6 +14,8 @@ FLOORS = ("kernels", "mhc", "encoders", "recipes")  # from the ground up
 BESIDE = {"ablations", "tests", "results"}  # no packages
 LIGHT = {"kernels", "mhc"}
 LIGHT_NEEDS = {"torch", "triton"}
+# what a benchmark compares with and draws with where it is installed
+BENCHMARK, BENCHMARK_USES = Path("kernels", "benchmark"), {"liger_kernel", "matplotlib"}
 
 
 def imported(source: str) -> Iterator[tuple[int, str]]:
@@ -44,11 +46,12 @@ def violations(root: Path) -> list[str]:
 def faults_of(path: Path, root: Path) -> Iterator[str]:
     room = path.relative_to(root).parts[0]
     above = FLOORS[FLOORS.index(room) + 1 :]
+    light = LIGHT_NEEDS | (BENCHMARK_USES if path.relative_to(root).parent == BENCHMARK else set())
     for line, name in imported(path.read_text()):
         at = f"{path.relative_to(root)}:{line}"
         if name in above or name in BESIDE:
             yield f"{at} imports {name}, which is not below"
-        elif room in LIGHT and name not in LIGHT_NEEDS | set(FLOORS) | set(sys.stdlib_module_names):
+        elif room in LIGHT and name not in light | set(FLOORS) | set(sys.stdlib_module_names):
             yield f"{at} imports {name}: {room} needs nothing but torch"
 
 

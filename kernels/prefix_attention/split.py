@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -27,6 +26,8 @@ def prefix_attention(query: Tensor, key: Tensor, value: Tensor, *, prefix: int, 
     if query.device.type == "cpu":
         return _Merged.apply(*map(_with_unit_stride, (query, key, value)), prefix, scale)
     visual = F.scaled_dot_product_attention(query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], **options)
+    from torch.nn.attention.bias import causal_lower_right  # it imports the compiler
+
     mask = causal_lower_right(length - prefix, length)
     queries = F.scaled_dot_product_attention(query[:, :, prefix:], key, value, attn_mask=mask, **options)
     return torch.cat([visual, queries], 2)

@@ -63,6 +63,7 @@ def test_equals_the_three_operations():
     assert_close(found, outputs_and_gradients(partial(exact, **OPTIONS), arguments), 1e-10)
 
 
+@pytest.mark.gpu
 @needs_triton
 @pytest.mark.usefixtures("poisoned")
 class TestFused:

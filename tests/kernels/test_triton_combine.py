@@ -11,7 +11,7 @@ from helpers import gradients, leaves, relative_error
 from kernels import combine
 from kernels.combine import reference
 
-pytestmark = [needs_triton, pytest.mark.usefixtures("poisoned")]
+pytestmark = [pytest.mark.gpu, needs_triton, pytest.mark.usefixtures("poisoned")]
 
 
 def fused(x, y, post, res):
