@@ -145,12 +145,12 @@ class ManifoldHyperConnection(ResidualTopology):
         return state, x, following._switched(HyperCoefficients(*coefficients))
 
     def _joins(self, following: "ManifoldHyperConnection") -> bool:
-        # a subclass with a `combine`, `aggregate` or `coefficients` of its own means something else by them
-        mine, its, plain = type(self), type(following), ManifoldHyperConnection
+        # a subclass or an instance with a `combine`, `aggregate` or `coefficients` of its own means something else
+        plain = ManifoldHyperConnection
         return (
-            mine.combine is plain.combine
-            and its.aggregate is plain.aggregate
-            and its.coefficients is plain.coefficients
+            getattr(self.combine, "__func__", None) is plain.combine
+            and getattr(following.aggregate, "__func__", None) is plain.aggregate
+            and getattr(following.coefficients, "__func__", None) is plain.coefficients
             and following.pre
             and (self.n, self.width, self.impl) == (following.n, following.width, following.impl)
         )

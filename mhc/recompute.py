@@ -73,6 +73,7 @@ def _loop(
         if context.observe is not None:
             context.observe(index, topology, state, carry)
         with _branch(segment.input(x), x):
+            context.index = index
             y = sublayer(x, context)
         state, x, carry = segment.step(state, y, carry)
     return state
