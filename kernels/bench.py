@@ -14,6 +14,7 @@ import torch
 from kernels.benchmark import goals, measure, picture, record
 from kernels.benchmark.cases import OPERATIONS, PEERS
 from kernels.benchmark.clock import Clock
+from kernels.dispatch import Implementation
 from kernels.registration import installed, interpreted
 
 
@@ -37,7 +38,7 @@ def main(given: list[str] | None = None) -> int:
         why = "TRITON_INTERPRET is set" if interpreted() else "Triton is not installed"
         print(f"kernels.bench: {why}, so the kernels cannot run on the GPU", file=sys.stderr)
         return 2
-    impl = "triton" if device == "cuda" or interpreted() else "reference"
+    impl: Implementation = "triton" if device == "cuda" or interpreted() else "reference"
     clock = Clock(device, runs=30 if device == "cuda" else 2)
     rows = measure.measure(
         clock,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import kernels
 from kernels.benchmark.formulas import Size
+from kernels.dispatch import Implementation
 
 Function = Callable[..., Any]
 
@@ -55,7 +56,7 @@ def sizes(operation: str, device: str, quick: bool) -> Iterator[Size]:
     yield from (Size(at[0], n, at[1]) for n in ((2,) if tiny else (2, 8)))
 
 
-def build(operation: str, size: Size, device: str, impl: str) -> Case:
+def build(operation: str, size: Size, device: str, impl: Implementation) -> Case:
     """Draw the arguments of a case on a device."""
     dtype = {2: torch.bfloat16, 4: torch.float32}[size.element]
     tokens, n, width = size.tokens, size.n, size.width
@@ -107,11 +108,11 @@ def outputs_of(function: Function, arguments: Sequence[Tensor]) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else list(result)
 
 
-def _boundary(options: dict[str, Any], impl: str) -> dict[str, tuple[Function, str]]:
+def _boundary(options: dict[str, Any], impl: Implementation) -> dict[str, tuple[Function, str]]:
     def apart(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *projection: Tensor) -> tuple[Tensor, ...]:
-        x = kernels.combine(x, y, post, res, impl=impl)  # type: ignore[arg-type]
+        x = kernels.combine(x, y, post, res, impl=impl)
         coefficients = kernels.hyper_coefficients(x, *projection, impl=impl, **options)
-        return x, kernels.aggregate(x, coefficients.pre, impl=impl), *coefficients  # type: ignore[arg-type]
+        return x, kernels.aggregate(x, coefficients.pre, impl=impl), *coefficients
 
     forms: dict[str, tuple[Function, str]] = {"three operations": (apart, "three_operations")}
     if impl == "triton":
