@@ -39,7 +39,7 @@ def main(given: list[str] | None = None) -> int:
         print(f"kernels.bench: {why}, so the kernels cannot run on the GPU", file=sys.stderr)
         return 2
     impl: Implementation = "triton" if device == "cuda" or interpreted() else "reference"
-    clock = Clock(device, runs=30 if device == "cuda" else 2)
+    clock = Clock(device, runs=20 if device == "cuda" else 2, seconds=0.25)
     rows = measure.measure(
         clock,
         impl,

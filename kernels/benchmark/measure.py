@@ -92,6 +92,8 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     what = {"operation": operation, "tokens": size.tokens, "n": size.n, "width": size.width, "steps": size.steps}
     what |= {"dtype": "fp32" if operation == "sinkhorn" else "bf16"}
+    if operation == "prefix_attention":
+        what["impl"] = "auto"  # it has codes of its own
     try:
         case = build(operation, size, clock.device, impl)
     except Exception as error:
