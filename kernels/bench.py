@@ -26,7 +26,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, metavar="NAME", help=", ".join(PEERS))
     parser.add_argument("--output", type=Path, default=Path("results/kernels"), help="folder (results/kernels)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: with --quick alone")
-    parser.add_argument("--seconds", type=float, default=280.0, help="after which peers are left out (280)")
+    parser.add_argument("--seconds", type=float, default=220.0, help="after which peers are left out (220)")
     options = parser.parse_args(given)
     device = options.device
     if device == "cpu" and not options.quick:
