@@ -14,6 +14,7 @@ import torch
 from kernels.benchmark import goals, measure, picture, record
 from kernels.benchmark.cases import OPERATIONS, PEERS
 from kernels.benchmark.clock import Clock
+from kernels.dispatch import Implementation
 from kernels.registration import installed, interpreted
 
 
@@ -25,7 +26,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, metavar="NAME", help=", ".join(PEERS))
     parser.add_argument("--output", type=Path, default=Path("results/kernels"), help="folder (results/kernels)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: with --quick alone")
-    parser.add_argument("--seconds", type=float, default=280.0, help="after which peers are left out (280)")
+    parser.add_argument("--seconds", type=float, default=220.0, help="after which peers are left out (220)")
     options = parser.parse_args(given)
     device = options.device
     if device == "cpu" and not options.quick:
@@ -37,8 +38,8 @@ def main(given: list[str] | None = None) -> int:
         why = "TRITON_INTERPRET is set" if interpreted() else "Triton is not installed"
         print(f"kernels.bench: {why}, so the kernels cannot run on the GPU", file=sys.stderr)
         return 2
-    impl = "triton" if device == "cuda" or interpreted() else "reference"
-    clock = Clock(device, runs=30 if device == "cuda" else 2)
+    impl: Implementation = "triton" if device == "cuda" or interpreted() else "reference"
+    clock = Clock(device, runs=20 if device == "cuda" else 2, seconds=0.25)
     rows = measure.measure(
         clock,
         impl,

@@ -145,15 +145,18 @@ class ManifoldHyperConnection(ResidualTopology):
         return state, x, following._switched(HyperCoefficients(*coefficients))
 
     def _joins(self, following: "ManifoldHyperConnection") -> bool:
-        # a subclass or an instance with a `combine`, `aggregate` or `coefficients` of its own means something else
-        plain = ManifoldHyperConnection
+        # with a `combine`, `aggregate` or `coefficients` of its own, a subclass or an object means something else
         return (
-            getattr(self.combine, "__func__", None) is plain.combine
-            and getattr(following.aggregate, "__func__", None) is plain.aggregate
-            and getattr(following.coefficients, "__func__", None) is plain.coefficients
+            self._does("combine")
+            and following._does("aggregate")
+            and following._does("coefficients")
             and following.pre
             and (self.n, self.width, self.impl) == (following.n, following.width, following.impl)
         )
+
+    def _does(self, name: str) -> bool:
+        """Whether a method is this class's own, overridden neither by a subclass nor on the object."""
+        return getattr(getattr(self, name), "__func__", None) is getattr(ManifoldHyperConnection, name)
 
     def reduce(self, state: Tensor) -> Tensor:
         """Average the streams [B, S, n, C] to [B, S, C]."""

@@ -52,7 +52,8 @@ class Clock:
 
     def _cuda(self, run: Callable[[Any], Any], prepare: Callable[[], Any], queued: float) -> Timing:
         spin = int(min(1.5 * queued + 2e-4, 0.02) * TICKS)
-        events, begun = [], time.perf_counter()
+        begun = time.perf_counter()
+        events: list[float] = []
         while len(events) < self.runs and (len(events) < 5 or time.perf_counter() - begun < self.seconds):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             given = self._prepared(prepare)
@@ -67,7 +68,8 @@ class Clock:
         return _timing(events)
 
     def _cpu(self, run: Callable[[Any], Any], prepare: Callable[[], Any]) -> Timing:
-        times, begun = [], time.perf_counter()
+        begun = time.perf_counter()
+        times: list[float] = []
         while len(times) < self.runs and (len(times) < 5 or time.perf_counter() - begun < self.seconds):
             given, start = self._prepared(prepare), time.perf_counter()
             result = run(given)

@@ -13,6 +13,7 @@ from kernels.benchmark.cases import PEERS, Case, Function, build, outputs_of, si
 from kernels.benchmark.clock import Clock, Timing
 from kernels.benchmark.formulas import BYTES, Size, flops
 from kernels.benchmark.record import Record, place, reason
+from kernels.dispatch import Implementation
 
 COLUMNS = (
     "operation", "form", "direction", "tokens", "n", "width", "dtype", "steps", "impl", "us", "us_p10", "us_p90",
@@ -26,7 +27,7 @@ TABLE = ("operation", "form", "direction", "tokens", "n", "width", "us", "gb_per
 
 def measure(
     clock: Clock,
-    impl: str,
+    impl: Implementation,
     record: Record,
     *,
     operations: Sequence[str],
@@ -81,10 +82,18 @@ def _cell(value: Any) -> str:
 
 
 def _rows(
-    clock: Clock, operation: str, size: Size, impl: str, peers: Sequence[str], shared: dict[str, Any], note: str
+    clock: Clock,
+    operation: str,
+    size: Size,
+    impl: Implementation,
+    peers: Sequence[str],
+    shared: dict[str, Any],
+    note: str,
 ) -> Iterator[dict[str, Any]]:
     what = {"operation": operation, "tokens": size.tokens, "n": size.n, "width": size.width, "steps": size.steps}
     what |= {"dtype": "fp32" if operation == "sinkhorn" else "bf16"}
+    if operation == "prefix_attention":
+        what["impl"] = "auto"  # it has codes of its own
     try:
         case = build(operation, size, clock.device, impl)
     except Exception as error:

@@ -28,8 +28,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> str:
     for row, intensity in zip(measured, intensities, strict=True):
         if not row["form"]:
             color = f"C{names.index(row['operation'])}"
-            hollow = {"facecolors": "none"} if row["direction"] == "backward" else {}
-            axes.scatter(intensity, row["tflop_per_s"], edgecolors=color, **({"facecolors": color} | hollow), s=18)
+            fill = "none" if row["direction"] == "backward" else color
+            axes.scatter(intensity, row["tflop_per_s"], edgecolors=color, facecolors=fill, s=18)
     for number, name in enumerate(names):
         axes.scatter([], [], color=f"C{number}", label=name)
     axes.set(

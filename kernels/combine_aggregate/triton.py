@@ -48,7 +48,13 @@ def combine_aggregate(
     """
     leading, (n, width) = x.shape[:-2], x.shape[-2:]
     if joined is None and n > MOST_STREAMS:
-        options = {"steps": steps, "last": last, "eps": eps, "norm_eps": norm_eps, "precision": precision}
+        options: dict[str, Any] = {
+            "steps": steps,
+            "last": last,
+            "eps": eps,
+            "norm_eps": norm_eps,
+            "precision": precision,
+        }
         x_next = combine(x, y, post, res)
         pre, post, res = hyper_coefficients(x_next, phi, alpha, bias, **options)
         return x_next, aggregate(x_next, pre), pre, post, res
@@ -162,8 +168,8 @@ def _backward(
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     d_y = torch.empty(y.shape, dtype=y.dtype, device=x.device)
     if tokens == 0:
-        zeros = (torch.zeros_like(tensor) for tensor in (post_before, res_before, phi, alpha, bias))
-        return d_x, d_y, *zeros
+        d_post, d_res, d_phi = torch.empty_like(post_before), torch.empty_like(res_before), torch.zeros_like(phi)
+        return d_x, d_y, d_post, d_res, d_phi, torch.zeros_like(alpha), torch.zeros_like(bias)
     phi, alpha, bias = phi.contiguous(), alpha.contiguous(), bias.contiguous()
     sizes, finish = _sizes(n, width), _coefficient_sizes(n, width, steps, columns, eps)
     blocks = triton.cdiv(tokens, finish["TOKENS"])
@@ -174,10 +180,10 @@ def _backward(
         EACH=elements_per_lane(finish["WIDTH"], d_z, out), **finish,
     )  # fmt: skip
     grid = _grid(tokens, width, sizes)
-    d_coefficients, d_phi = empty(grid[0], n * (n + 1), tokens), empty(grid[1], n * width, k)
+    d_coefficients, phi_parts = empty(grid[0], n * (n + 1), tokens), empty(grid[1], n * width, k)
     wrap_triton(streams_kernel)[grid](
         d_out, d_z, x, y, post_before.contiguous(), res_before.contiguous(), pre, phi, q, d_x, d_y, d_coefficients,
-        d_phi, tokens, inner, width, *d_out.stride(), *d_z.stride(), *x.stride(), *y.stride(),
+        phi_parts, tokens, inner, width, *d_out.stride(), *d_z.stride(), *x.stride(), *y.stride(),
         N=n, COLUMNS=_columns(n), PRECISION=precision, **sizes,
     )  # fmt: skip
     d_post, d_res = d_coefficients.sum(0).T.split([n, n * n], 1)
@@ -187,7 +193,7 @@ def _backward(
         d_y,
         _like(post_before, d_post),
         _like(res_before, d_res),
-        _like(phi, d_phi.sum(0)),
+        _like(phi, phi_parts.sum(0)),
         _like(alpha, d_alpha),
         _like(bias, d_bias),
     )

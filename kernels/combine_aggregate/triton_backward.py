@@ -100,7 +100,7 @@ def streams_kernel(
     """
     K: tl.constexpr = N * (N + 2)
     rows = tl.cast(tokens, tl.int64)
-    column = tl.arange(0, COLUMNS)
+    k = tl.arange(0, COLUMNS)
     channel = (tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)).to(tl.int64)
     block_phi = load_phi(phi, channel, width, N, COLUMNS)
     d_coefficients += tl.program_id(0).to(tl.int64) * N * (N + 1) * rows
@@ -122,7 +122,7 @@ def streams_kernel(
         weights = load_streams(pre + token * N, 1, live, N)
         along = tl.load(q + K * rows + token, mask=live, other=0.0)
         d_projected = tl.load(
-            q + column.to(tl.int64)[None] * rows + token[:, None], mask=live[:, None] & (column < K)[None], other=0.0
+            q + k.to(tl.int64)[None] * rows + token[:, None], mask=live[:, None] & (k < K)[None], other=0.0
         )
         # x' again from x and y: five values read where x' itself would be four more
         tiles = written_streams(x_rows, y_rows, x_stream, mask, gates, matrix, d_x.dtype.element_ty, N)
@@ -143,15 +143,15 @@ def streams_kernel(
         for i in tl.static_range(N):
             tl.store(d_coefficients + i * rows + token, tl.sum(totals[i] * written, 1), mask=live)
         for j in tl.static_range(N):
-            d_stream_j = matrix[0][j][:, None] * totals[0]
-            for i in tl.static_range(1, N):
-                d_stream_j += matrix[i][j][:, None] * totals[i]
-            pointers = d_x + (token[:, None] * N + j) * width + channel[None]
-            tl.store(pointers, d_stream_j.to(d_x.dtype.element_ty), mask=mask)
+            column = ()
+            for i in tl.static_range(N):
+                column = column + (matrix[i][j],)
+            value = weighted_sum(column, totals, N).to(d_x.dtype.element_ty)
+            tl.store(d_x + (token[:, None] * N + j) * width + channel[None], value, mask=mask)
             for i in tl.static_range(N):
                 value = tl.sum(totals[i] * streams[j], 1)
                 tl.store(d_coefficients + (N + i * N + j) * rows + token, value, mask=live)
     d_phi += tl.program_id(1).to(tl.int64) * N * width * K
     for i in tl.static_range(N):
-        pointers = d_phi + (i * tl.cast(width, tl.int64) + channel[:, None]) * K + column[None]
-        tl.store(pointers, phi_sums[i], mask=(channel < width)[:, None] & (column < K)[None])
+        pointers = d_phi + (i * tl.cast(width, tl.int64) + channel[:, None]) * K + k[None]
+        tl.store(pointers, phi_sums[i], mask=(channel < width)[:, None] & (k < K)[None])
