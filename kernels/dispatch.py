@@ -56,10 +56,12 @@ def require_triton(operation: str, tensor: Tensor) -> None:
 def takes_triton(operation: str, impl: str, tensor: Tensor) -> bool:
     """Whether `impl` means the Triton kernel for this tensor: by name (or raise), or "auto" on a GPU that has it.
 
+    A meta tensor has only a shape, which is the reference's whatever `impl` says: budgets are counted on those.
+
     Raises:
         RuntimeError, ValueError: as `require_triton`, for an explicit "triton".
     """
-    if impl == "triton":
+    if impl == "triton" and not tensor.is_meta:
         require_triton(operation, tensor)
         return True
     return impl == "auto" and tensor.is_cuda and not registration.interpreted() and triton_runs(tensor)

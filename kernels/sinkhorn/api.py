@@ -44,7 +44,7 @@ def sinkhorn(
     require(len(shape) >= 2 and shape[-1] == shape[-2], "sinkhorn", "logits", "[..., n, n]", list(shape))
     require_streams("sinkhorn", "logits [..., n, n]", shape[-1])
     require_normalisation("sinkhorn", steps, last, eps)
-    if impl == "native" and not native.can_run(logits):
+    if impl == "native" and not (logits.is_meta or native.can_run(logits)):
         raise RuntimeError(
             "sinkhorn: impl='native' needs a C compiler (cc, gcc, clang or $CC) and plain fp32, fp16 or bf16 tensors "
             f"on CPU outside torch.compile, got {logits.dtype} on {logits.device}"

@@ -121,8 +121,8 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch):
     monkeypatch.setattr(registration, "_INTERPRETED", False)
     with pytest.raises(RuntimeError, match=r"sinkhorn: impl='triton' needs a CUDA tensor.*cpu"):
         sinkhorn(tensor, impl="triton")
-    with pytest.raises(RuntimeError, match=r"sinkhorn: impl='triton' needs a CUDA tensor.*meta"):
-        sinkhorn(tensor.to("meta"), impl="triton")
+    # of a meta tensor there is only a shape to compute: budgets count on those, whatever the code
+    assert sinkhorn(tensor.to("meta"), impl="triton").shape == tensor.shape
     monkeypatch.setattr(registration, "_INSTALLED", False)
     with pytest.raises(RuntimeError, match=r"sinkhorn: .*Triton is not installed"):
         sinkhorn(tensor, impl="triton")
