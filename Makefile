@@ -1,4 +1,4 @@
-# Every target sets up what it needs; a machine with Python 3.11+ and make is enough.
+# Every target but gpu sets up what it needs; a machine with Python 3.11+ and make is enough.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,7 +33,7 @@ format: $(VENV)/.lint ## rewrite in the house's layout
 bench: $(VENV)/.test ## training step of mHC over the plain residual, into results/bench/
 	$(BIN)/python -m recipes.bench
 
-gpu: ## kernel tests and benchmark on an NVIDIA GPU, 8 minutes; needs torch, triton, pytest, numpy and nothing else
+gpu: ## kernel tests and benchmark on an NVIDIA GPU; needs torch, triton, pytest, numpy and nothing else
 	$(PYTHON) -m pytest tests/kernels -m gpu -rs
 	@if command -v compute-sanitizer >/dev/null; then \
 		compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON) -m pytest tests/kernels/test_triton_determinism.py -m gpu -q -k sanitized; \

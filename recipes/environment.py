@@ -16,7 +16,7 @@ LONGEST_DIFF = 200_000
 
 def environment() -> dict[str, Any]:
     """Describe commit and uncommitted changes, packages, hardware, threads and Python; None where unknown."""
-    diff = _git("diff", "HEAD")
+    diff = _git("diff", "HEAD", "--", ":/", ":(top,exclude)results")  # results are no part of what ran
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if diff is None else bool(diff),

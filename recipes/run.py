@@ -105,11 +105,15 @@ def refuse_other_configuration(folder: Path, tree: Tree) -> None:
 
 
 def read_configuration(folder: Path) -> Tree:
-    """The configuration that a run's folder holds, empty where it holds none."""
+    """The configuration that a run's folder holds, empty where it holds none; raises UserError for a damaged one."""
+    path = folder / "config.yaml"
     try:
-        return parse_yaml((folder / "config.yaml").read_text(encoding="utf-8")) or {}
-    except Exception:
+        return parse_yaml(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
         return {}
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: cannot be read ({reason[:80]}); start the run over with --ablation.restart") from None
 
 
 def write_configuration(folder: Path, resolved: Resolved) -> None:

@@ -20,7 +20,8 @@ def aggregate(x: Tensor, pre: Tensor, *, impl: Implementation = "auto") -> Tenso
     Args:
         x: streams [..., n, C].
         pre: weights [..., n].
-        impl: "auto" (the fastest that runs here), "reference", "native" (C, on CPU) or "triton".
+        impl: "auto" (the fastest that runs here), "reference", "native" (C serves Sinkhorn alone, so here it is the
+            reference) or "triton".
 
     Returns:
         [..., C] in the dtype of `x`; computed in fp32 (fp64 for fp64 x).

@@ -24,7 +24,8 @@ def combine(x: Tensor, y: Tensor, post: Tensor, res: Tensor, *, impl: Implementa
         y: the sublayer's output [..., C].
         post: weights [..., n].
         res: mixing matrices [..., n, n], [out, in].
-        impl: "auto" (the fastest that runs here), "reference", "native" (C, on CPU) or "triton".
+        impl: "auto" (the fastest that runs here), "reference", "native" (C serves Sinkhorn alone, so here it is the
+            reference) or "triton".
 
     Returns:
         [..., n, C] in the dtype of `x`; computed in fp32 (fp64 for fp64 x).

@@ -22,7 +22,7 @@ from kernels.streams import elements_per_lane, two_leading
 L2_BYTES = 32 * 2**20
 # programs that run at once: two on each of 132 multiprocessors
 RESIDENT = 264
-# beyond it a block's share of phi and of its gradient, n tiles each, spills from the registers
+# beyond it a block's share of phi and of its gradient, n tiles each, no longer fits the registers of sm_90
 MOST_STREAMS = 6
 
 

@@ -1,6 +1,6 @@
 """H_pre, H_post and H_res on the GPU: one pass over the streams forward, one read and one write of them backward.
 
-Values a token: n C forward, 2 n C backward, and less than 6 n (n + 2) between the launches. Kept for the backward:
+Values a token: n C forward, 2 n C backward, and 2 splits (n (n + 2) + 1) between the launches. Kept for the backward:
 n (n + 2) + 1, the projection over r and 1 / r; the rest is computed again. Every sum has a fixed order: no atomics.
 """
 

@@ -43,7 +43,7 @@ def run_ablation(source: Source, options: Options) -> int:
         return 0
     with _locked(work.folder) as lock:
         for folder in work.stale:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         replace_file(work.folder / "ablation.yaml", source.text)
         console = Console(work)
         interrupted = Grid(work, jobs, lock, console).run()
@@ -55,6 +55,18 @@ def run_ablation(source: Source, options: Options) -> int:
     answer = importlib.import_module("recipes.report").write_report(work.folder)
     print(f"{answer}\n{work.folder / 'report.md'}\ntensorboard --logdir {work.folder}")
     return 0 if all(cell.ended for cell in work.cells) else 1
+
+
+def _remove(folder: Path) -> None:
+    """Remove a cell that is started over; raises UserError where a part of it would stay."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: cannot be removed for --ablation.restart: {error.strerror}; "
+            "remove it by hand, or give another folder with --ablation.output DIR"
+        ) from None
 
 
 @contextmanager
@@ -157,10 +169,10 @@ class Grid:
     def _end(self, cell: Cell, code: int) -> None:
         """Record how a cell's process ended, where it could not do so itself."""
         status = cell.status.get("status")
-        if status not in ENDED or code != 0:
+        if status not in ENDED:  # what was written as a result stays one, however the process went
             if self.signals or (status == "interrupted" and code >= 0):
                 write_status(cell.folder, status="interrupted", updated=time.time())
-            elif status not in ENDED:
+            else:
                 error = cell.status.get("error") if status == "failed" else None
                 write_status(cell.folder, status="failed", error=error or _reason(cell, code), updated=time.time())
         self.console.ended(cell)

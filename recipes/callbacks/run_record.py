@@ -75,6 +75,7 @@ class RunRecord(Callback):
         self._parts: list[Tensor] = []
         self._total_seconds, self._total_tokens = 0.0, 0
         self._step_ms: list[float] = []
+        self._device, self._earlier_peak_mb = torch.device("cpu"), 0.0
         self._norm: Tensor | None = None
         self._rate = 0.0
         self._validated = -1
@@ -176,6 +177,8 @@ class RunRecord(Callback):
             "tokens": self._total_tokens,
             "resumed_at": list(self.resumed_at),
             "val_loss": self._content.get("val_loss"),
+            "step_ms": torch.tensor(self._step_ms, dtype=torch.float32),
+            "peak_memory_mb": self._peak_memory(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -183,6 +186,7 @@ class RunRecord(Callback):
         self._total_seconds, self._total_tokens = state_dict["seconds"], state_dict["tokens"]
         self.resumed_at = list(state_dict["resumed_at"])
         self._content["val_loss"] = state_dict["val_loss"]
+        self._step_ms, self._earlier_peak_mb = state_dict["step_ms"].tolist(), state_dict["peak_memory_mb"]
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step, due = trainer.global_step, False
@@ -202,7 +206,8 @@ class RunRecord(Callback):
             self._content |= _costs(pl_module, getattr(data, "sequence_length", None))
             if hasattr(data, "prior_loss"):
                 self._content["prior_loss"] = data.prior_loss()
-        forget_peak_memory(pl_module.device)
+        self._device = pl_module.device
+        forget_peak_memory(self._device)
         self._write(trainer, "running")
         # the checkpoint is written before the validation of its step, which may have been killed
         if trainer.strategy.broadcast(due and not self._has_row(trainer, step)):
@@ -227,7 +232,7 @@ class RunRecord(Callback):
             "tokens": self._total_tokens,
             "seconds": seconds,
             "tokens_per_s": self._total_tokens / seconds if seconds else None,
-            "peak_memory_mb": peak_memory_mb(pl_module.device),
+            "peak_memory_mb": self._peak_memory(),
             "resumed_at": self.resumed_at,
         }
         if times:
@@ -236,6 +241,9 @@ class RunRecord(Callback):
         self._write(trainer, status, **reason)
         if status in ("finished", "diverged"):
             self._log_hyperparameters(trainer, pl_module)
+
+    def _peak_memory(self) -> float:
+        return max(self._earlier_peak_mb, peak_memory_mb(self._device))
 
     def _write(self, trainer: Trainer, status: str, **more: Any) -> None:
         if not trainer.is_global_zero:

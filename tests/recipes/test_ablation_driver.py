@@ -3,13 +3,17 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from small_ablation import ABLATION, RUN, write
 
 import recipes.report
+from recipes.ablation import driver
+from recipes.errors import UserError
 from recipes.fit import main
+from recipes.run import read_configuration
 
 HC = "      hc: {model.init_args.topology: {class_path: mhc.HyperConnection, init_args: {streams: 2}}}\n"
 
@@ -138,3 +142,32 @@ def test_two_drivers(folder, capsys):
     assert "another run of it is going on" in capsys.readouterr().err
     assert not list(results.iterdir())
     os.close(held)
+
+
+def test_a_cell_that_cannot_be_removed_is_not_started_over(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    driver._remove(tmp_path / "missing")
+    monkeypatch.setattr(driver.shutil, "rmtree", refuse)
+    with pytest.raises(UserError, match=r"cannot be removed for --ablation\.restart: Permission denied"):
+        driver._remove(tmp_path)
+
+
+def test_a_result_stays_one_when_its_process_is_ended_after_it(tmp_path):
+    cell = SimpleNamespace(status={"status": "finished"}, folder=tmp_path, name="mhc/seed-0")
+    console = SimpleNamespace(ended=lambda cell: None)
+    grid = driver.Grid(SimpleNamespace(open=[]), 1, 0, console)
+    grid.signals = 1
+    grid._end(cell, -15)
+    assert not (tmp_path / "status.json").exists()
+    cell.status = {"status": "running"}
+    grid._end(cell, -15)
+    assert status(tmp_path)["status"] == "interrupted"
+
+
+def test_a_damaged_configuration_is_not_taken_for_none(tmp_path):
+    assert read_configuration(tmp_path) == {}
+    (tmp_path / "config.yaml").write_text("model: {width")
+    with pytest.raises(UserError, match=r"config\.yaml: cannot be read .* --ablation.restart"):
+        read_configuration(tmp_path)

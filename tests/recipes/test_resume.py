@@ -190,3 +190,19 @@ def test_same_data_for_every_model(whole, tmp_path):
         trainer(tmp_path / topology, 3, Watch(topology)).fit(model(topology), corpus(folder, **changes))
     assert torch.equal(torch.stack(seen["residual"]), torch.stack(seen["hc"]))
     assert torch.equal(torch.stack(seen["residual"]), torch.stack(seen["mhc"]))
+
+
+def test_a_run_killed_after_its_last_step_keeps_times_and_memory(tmp_path):
+    data = corpus(tmp_path / "data")
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        trainer(folder, 10, Stop(10, "on_validation_start")).fit(model(), data)
+    stored = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["RunRecord"]
+    assert len(stored["step_ms"]) == 10
+    assert stored["peak_memory_mb"] > 50
+    resume(folder, corpus(tmp_path / "data"))
+    found = status(folder)
+    assert found["status"] == "finished"
+    assert found["step_ms"] == pytest.approx(float(stored["step_ms"].double().median()), rel=0.5)
+    assert found["step_ms_p10"] <= found["step_ms"] <= found["step_ms_p90"]
+    assert found["peak_memory_mb"] >= stored["peak_memory_mb"]
