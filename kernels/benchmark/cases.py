@@ -74,7 +74,10 @@ def build(operation: str, size: Size, device: str, impl: Implementation) -> Case
         queries = length - prefix
         keys = (prefix * prefix + queries * prefix + queries * (queries + 1) / 2) / length
         arguments = [draw(*shape, dtype=dtype) for _ in range(3)]
-        return Case(operation, size, arguments, {"": (function, operation)}, _plain_peers(function, operation), keys)
+        codes = ("split", "flex") if device == "cuda" else ("split",)
+        forms: dict[str, tuple[Function, str]] = {"": (function, operation)}
+        forms |= {code: (partial(function, impl=code), operation) for code in codes}
+        return Case(operation, size, arguments, forms, _plain_peers(function, operation), keys)
 
     x, y = (tokens, n, width), (tokens, width)
     shapes: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -92,7 +95,7 @@ def build(operation: str, size: Size, device: str, impl: Implementation) -> Case
     if projected:
         options["norm_eps"] = 1e-6
     function = partial(getattr(kernels, operation), **options)
-    forms: dict[str, tuple[Function, str]] = {"": (partial(function, impl=impl), operation)}
+    forms = {"": (partial(function, impl=impl), operation)}
     if options and operation != "combine_aggregate":
         forms["eps = 0"] = partial(function, impl=impl, eps=0.0), operation
     if operation == "combine_aggregate":

@@ -6,6 +6,7 @@ from typing import Any
 APPLY = 85.0  # percent of copy bandwidth, aggregate and combine
 COEFFICIENTS = 1.3  # times the time that the bytes take at copy bandwidth
 BOUNDARY = 1.3  # times faster than Liger's chain
+DENSE = 1.0  # times as fast as attention with a dense mask
 
 Row = dict[str, Any]
 
@@ -44,11 +45,20 @@ def report(rows: Sequence[Row]) -> str:
                 min,
             )
         )
-    return "\n".join(["goals, by the size that is worst at n = 4:", *lines])
+        lines.append(
+            _line(
+                f"prefix_attention {way}: never slower than with a dense mask",
+                _chosen(rows, "prefix_attention", way, n=1),
+                lambda row: row.get("over_eager"),
+                lambda value: value >= DENSE,
+                min,
+            )
+        )
+    return "\n".join(["goals, by the size that is worst, streams at n = 4:", *lines])
 
 
-def _chosen(rows: Sequence[Row], operation: str, way: str) -> list[Row]:
-    wanted = {"operation": operation, "direction": way, "form": "", "n": 4}
+def _chosen(rows: Sequence[Row], operation: str, way: str, n: int = 4) -> list[Row]:
+    wanted = {"operation": operation, "direction": way, "form": "", "n": n}
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 

@@ -66,7 +66,9 @@ class DivergenceGuard(Callback):
         """
         loss = torch.zeros(()) if self._loss is None else self._loss
         norm = gradient_norm(trainer, pl_module)
-        finite = bool(torch.isfinite(norm).to(loss.device) & torch.isfinite(loss).all())
+        # with a loss scaler (16-mixed) an infinite gradient lowers the scale and skips the step: that is no divergence
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        finite = bool(torch.isfinite(loss).all()) and (scaled or bool(torch.isfinite(norm)))
         if trainer.strategy.reduce_boolean_decision(finite):
             return
         step = trainer.global_step + 1

@@ -2,12 +2,14 @@
 
 import json
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 
-from recipes.callbacks import DivergedError, DivergenceGuard, RunRecord, SignalGain
+from recipes.callbacks import DivergedError, DivergenceGuard, RunRecord, SignalGain, divergence_guard
 from tests.recipes.training import corpus, model, series, trainer
 
 
@@ -79,3 +81,20 @@ def test_threshold_needs_a_probe(tmp_path):
 def test_refuses():
     with pytest.raises(ValueError, match=r"divergence_guard\.max_gain"):
         DivergenceGuard(max_gain=0.5)
+
+
+@pytest.mark.parametrize("scaler", [None, object()])
+def test_a_loss_scaler_deals_with_infinite_gradients_itself(monkeypatch, scaler):
+    monkeypatch.setattr(divergence_guard, "gradient_norm", lambda *_: torch.tensor(torch.inf))
+    trainer = SimpleNamespace(
+        precision_plugin=SimpleNamespace(scaler=scaler),
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda decision: decision),
+        global_step=0,
+    )
+    guard = DivergenceGuard()
+    guard.on_before_backward(trainer, None, torch.tensor(1.0))
+    with pytest.raises(DivergedError, match="gradient norm") if scaler is None else nullcontext():
+        guard.on_before_optimizer_step(trainer, None, None)
+    guard.on_before_backward(trainer, None, torch.tensor(torch.nan))
+    with pytest.raises(DivergedError, match="the loss is nan"):
+        guard.on_before_optimizer_step(trainer, None, None)
