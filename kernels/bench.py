@@ -1,8 +1,8 @@
 """Time every operation forward and backward on a GPU, beside its peers: `python -m kernels.bench`.
 
-A row is written to results/kernels/operations.csv as soon as it is measured; at
-the end come a table, the roofline picture and the goals, reached or not. `--quick --device cpu` runs the same path on
-tiny sizes where there is no GPU, to try the path and not the speed.
+A row is written to results/kernels/operations.csv as soon as it is measured; at the end come a table, the roofline
+picture and the goals, reached or not. `--quick --device cpu` runs the same path on tiny sizes where there is no GPU, to
+try the path and not the speed.
 """
 
 import argparse
