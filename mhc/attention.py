@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mhc.context import Context
+from mhc.description import Described
 from mhc.norm import RMSNorm
 
 
-class Attention(nn.Module):
+class Attention(Described):
     """Multi-head self-attention of norm(x), through torch's scaled_dot_product_attention.
 
     Args:
@@ -21,6 +22,8 @@ class Attention(nn.Module):
         query_key_norm: RMS-normalise queries and keys per head before the rotation.
         rotary_base: of the rotary angles (arXiv 2104.09864), halves rotated as in Llama; None for no positions.
         causal: a token sees itself and earlier ones alone.
+        bias: of queries, keys and values.
+        output_bias: of the output.
         norm: makes the norm from its width.
 
     Raises:
@@ -36,6 +39,8 @@ class Attention(nn.Module):
         query_key_norm: bool = False,
         rotary_base: float | None = 10000.0,
         causal: bool = True,
+        bias: bool = False,
+        output_bias: bool = False,
         norm: Callable[[int], nn.Module] = RMSNorm,
     ) -> None:
         super().__init__()
@@ -49,13 +54,13 @@ class Attention(nn.Module):
             raise ValueError(f"rotary positions need an even head width, got {width} / {heads} = {self.head_width}")
         self.rotary_base, self.causal = rotary_base, causal
         self.norm = norm(width)
-        self.query_key_value = nn.Linear(width, (heads + 2 * groups) * self.head_width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.query_key_value = nn.Linear(width, (heads + 2 * groups) * self.head_width, bias=bias)
+        self.output = nn.Linear(width, width, bias=output_bias)
         self.query_norm = RMSNorm(self.head_width) if query_key_norm else nn.Identity()
         self.key_norm = RMSNorm(self.head_width) if query_key_norm else nn.Identity()
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
-        """[B, S, C] -> [B, S, C]; reads positions and cache from the context."""
+        """[B, S, C] -> [B, S, C]; reads positions, mask and cache from the context."""
         context = context or Context()
         batch, length, width = x.shape
         heads = self.query_key_value(self.norm(x)).view(batch, length, -1, self.head_width)
@@ -67,24 +72,21 @@ class Attention(nn.Module):
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
         if context.cache is not None:
             key, value = context.cache.update(context.index, key, value)
-        y = self._attend(query, key, value)
+        y = self._attend(query, key, value, context)
         return self.output(y.transpose(1, 2).reshape(batch, length, width))
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
         new, seen = query.shape[2], key.shape[2]
         grouped = self.heads != self.key_value_heads
-        if not self.causal or new == 1:
-            return F.scaled_dot_product_attention(query, key, value, enable_gqa=grouped)
-        if new == seen:
+        if self.causal and new == seen > 1 and context.mask is None:
             return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
-        # several new tokens after cached ones: the triangle sits at the lower right
-        mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+        visible = context.visible(new, seen, self.causal, query.device)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, enable_gqa=grouped)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate x [B, S, H, D] by the angles of cosine and sine [S, D]: the first half of D pairs with the second."""
-    return _Rotation.apply(x, cosine[:, None].to(x.dtype), sine[:, None].to(x.dtype))
+    """Rotate x [B, S, H, D] by angles given as cosine and sine [S, D] or [B, S, D]; halves of D are paired."""
+    return _Rotation.apply(x, cosine.unsqueeze(-2).to(x.dtype), sine.unsqueeze(-2).to(x.dtype))
 
 
 class _Rotation(torch.autograd.Function):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mhc.context import Context, KeyValueCache
+from mhc.description import Described
 from mhc.norm import RMSNorm
 from mhc.recompute import Recompute
 from mhc.topology import TopologyFactory
@@ -16,7 +17,7 @@ from mhc.trunk import Trunk
 SublayerFactory = Callable[[int], nn.Module]
 
 
-class CausalLanguageModel(nn.Module):
+class CausalLanguageModel(Described):
     """Embedding, trunk of attention and feed-forward sublayers in turn, norm, head.
 
     | parameter | start |

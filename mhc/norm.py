@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mhc.description import Described
 
-class RMSNorm(nn.Module):
+
+class RMSNorm(Described):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv 1910.07467).
 
     Args:

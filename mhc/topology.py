@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from mhc.description import Described
 
 TopologyFactory = Callable[[int, int], "ResidualTopology"]
 
 
-class ResidualTopology(nn.Module, ABC):
+class ResidualTopology(Described, ABC):
     """How one sublayer reads the residual state and what its output does to it.
 
     The state is opaque to everyone but its topologies: [B, S, C] for the plain residual, [B, S, n, C] for n streams,

@@ -1,0 +1,138 @@
+"""Components that can be written down and built again: class path and arguments, as in a YAML node.
+
+A node is `{"class_path": "mhc.SwiGLU", "init_args": {"width": 64, "hidden": 128}}`, the form that jsonargparse reads.
+Checkpoints hold the node of their model, so that loading one needs neither pickle nor the script that made it.
+"""
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Self
+
+from torch import nn
+
+Node = dict[str, Any]
+
+
+class Described(nn.Module):
+    """A module that remembers the arguments it was made with."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments; the constructor runs as ever."""
+        self = super().__new__(cls)
+        self.__dict__["_made_with"] = (args, kwargs)
+        return self
+
+
+def describe(component: Any) -> Any:
+    """Write a component down: a `Described` module as its node, numbers, strings and containers of these as themselves.
+
+    A factory is a class or a `functools.partial` of one, which is what jsonargparse makes of a node. Arguments that
+    were left to their defaults stay out.
+
+    Raises:
+        TypeError: something without such a description, by name.
+    """
+    return _describe(component, type(component).__name__)
+
+
+def build(node: Mapping[str, Any]) -> Any:
+    """Make the component of a node; an argument that is annotated as a callable stays a factory.
+
+    Nothing but a subclass of `torch.nn.Module` is ever made or called.
+
+    Raises:
+        ValueError: a node of another form, a class that cannot be found or is no module, or arguments it refuses.
+    """
+    made = _construct(node)()
+    assert isinstance(made, nn.Module)
+    return made
+
+
+def _describe(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_describe(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {key: _describe(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, type):
+        return _node(value, {}, where)
+    if isinstance(value, partial):
+        made = next((part for part in (value.func, *value.args) if isinstance(part, type)), None)
+        if made is not None:
+            return _node(made, value.keywords, where)
+    if isinstance(value, Described):
+        args, kwargs = value.__dict__["_made_with"]
+        names = list(inspect.signature(type(value)).parameters)
+        return _node(type(value), dict(zip(names, args, strict=False)) | kwargs, where)
+    if isinstance(value, nn.Module):
+        raise TypeError(
+            f"{where}: {type(value).__name__} is no subclass of mhc.Described, so it cannot be written down"
+        )
+    name = getattr(value, "__name__", repr(value))
+    raise TypeError(f"{where}: {name} cannot be written down; make it a class or functools.partial of one")
+
+
+def _node(made: type, arguments: Mapping[str, Any], where: str) -> Node:
+    node: Node = {"class_path": class_path(made)}
+    described = {name: _describe(value, f"{where}.{name}") for name, value in arguments.items()}
+    return node | ({"init_args": described} if described else {})
+
+
+def class_path(made: type) -> str:
+    """The shortest dotted path that leads to a class: its package's, where the package exports it."""
+    parts = made.__module__.split(".")
+    for length in range(1, len(parts)):
+        package = importlib.import_module(".".join(parts[:length]))
+        if getattr(package, made.__qualname__, None) is made:
+            return f"{'.'.join(parts[:length])}.{made.__qualname__}"
+    return f"{made.__module__}.{made.__qualname__}"
+
+
+def _construct(node: Mapping[str, Any]) -> partial:
+    if not isinstance(node, Mapping) or not isinstance(node.get("class_path"), str) or set(node) - _KEYS:
+        raise ValueError(f"a component is {{class_path: ..., init_args: {{...}}}}, got {node!r}")
+    path, arguments = node["class_path"], node.get("init_args") or {}
+    made = _find(path)
+    hints = typing.get_type_hints(made.__init__)
+    accepted = inspect.signature(made).parameters
+    unknown = sorted(set(arguments) - set(accepted))
+    if unknown:
+        raise ValueError(f"{path} takes no argument {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    return partial(made, **{name: _value(value, _is_factory(hints.get(name))) for name, value in arguments.items()})
+
+
+def _value(value: Any, factory: bool) -> Any:
+    if isinstance(value, Mapping) and "class_path" in value:
+        made = _construct(value)
+        return made if factory else made()
+    if isinstance(value, Mapping):
+        # JSON knows string keys alone
+        return {_key(key): _value(item, factory) for key, item in value.items()}
+    return [_value(item, factory) for item in value] if isinstance(value, list) else value
+
+
+def _key(key: Any) -> Any:
+    return int(key) if isinstance(key, str) and key.isdecimal() else key
+
+
+def _find(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"the class {path} cannot be found: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"{path} is no class of torch modules")
+    return found
+
+
+def _is_factory(hint: Any) -> bool:
+    options = (hint, *typing.get_args(hint))
+    return any(typing.get_origin(option) is Callable for option in options)
+
+
+_KEYS = {"class_path", "init_args"}
