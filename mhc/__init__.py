@@ -2,6 +2,8 @@
 
 from mhc import signal_gain
 from mhc.attention import Attention
+from mhc.cross_attention import CrossAttention
+from mhc.description import Described, build, describe
 from mhc.feed_forward import FeedForward, SwiGLU
 from mhc.hyper_connection import HyperConnection
 from mhc.language_model import CausalLanguageModel
@@ -15,6 +17,8 @@ __all__ = [
     "Attention",
     "CausalLanguageModel",
     "Context",
+    "CrossAttention",
+    "Described",
     "FeedForward",
     "HyperConnection",
     "KeyValueCache",
@@ -25,6 +29,8 @@ __all__ = [
     "SwiGLU",
     "TopologyFactory",
     "Trunk",
+    "build",
+    "describe",
     "parameter_groups",
     "signal_gain",
 ]

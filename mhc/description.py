@@ -69,9 +69,7 @@ def _describe(value: Any, where: str) -> Any:
         names = list(inspect.signature(type(value)).parameters)
         return _node(type(value), dict(zip(names, args, strict=False)) | kwargs, where)
     if isinstance(value, nn.Module):
-        raise TypeError(
-            f"{where}: {type(value).__name__} is no subclass of mhc.Described, so it cannot be written down"
-        )
+        raise TypeError(f"{where}: {type(value).__name__} cannot be written down; make it a subclass of mhc.Described")
     name = getattr(value, "__name__", repr(value))
     raise TypeError(f"{where}: {name} cannot be written down; make it a class or functools.partial of one")
 

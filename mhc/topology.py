@@ -9,8 +9,6 @@ from torch import Tensor
 
 from mhc.description import Described
 
-TopologyFactory = Callable[[int, int], "ResidualTopology"]
-
 
 class ResidualTopology(Described, ABC):
     """How one sublayer reads the residual state and what its output does to it.
@@ -91,3 +89,6 @@ class Residual(ResidualTopology):
     def streams(self, state: Tensor) -> Tensor:
         """The state as its one stream, [B, S, 1, C]."""
         return state.unsqueeze(-2)
+
+
+TopologyFactory = Callable[[int, int], ResidualTopology]
