@@ -33,18 +33,24 @@ class VisionEncoder(Described, ABC):
     """Visual tokens and queries -> what the decoder reads.
 
     Attributes:
-        width: d, of visual tokens and queries.
+        width: d, of the queries.
+        visual_width: of the visual tokens; d unless a class says otherwise.
         output_width: of what comes out.
     """
 
     width: int
     output_width: int
 
+    @property
+    def visual_width(self) -> int:
+        """Width of the visual tokens it reads."""
+        return self.width
+
     @abstractmethod
     def forward(
         self, visual: Tensor, queries: Tensor | None, grid: tuple[int, int], observe: Observer | None = None
     ) -> Tensor:
-        """[B, m, d] and [B, q, d] -> [B, q, output_width], or [B, m, output_width] where there are no queries.
+        """[B, m, visual_width] and [B, q, d] -> [B, q, output_width], or [B, m, output_width] where there are no queries.
 
         Args:
             visual: visual tokens in raster order.

@@ -95,7 +95,7 @@ def _construct(node: Mapping[str, Any]) -> partial:
         raise ValueError(f"a component is {{class_path: ..., init_args: {{...}}}}, got {node!r}")
     path, arguments = node["class_path"], node.get("init_args") or {}
     made = _find(path)
-    hints = typing.get_type_hints(made.__init__)
+    hints = typing.get_type_hints(made.__init__)  # type: ignore[misc]
     accepted = inspect.signature(made).parameters
     unknown = sorted(set(arguments) - set(accepted))
     if unknown:

@@ -1,0 +1,125 @@
+"""The whole model: views of pages and text -> text (DeepSeek-OCR 2, arXiv 2601.20552)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from encoders.deep_encoder import DeepEncoder
+from encoders.interface import VisionEncoder, VisualTokenizer
+from encoders.query_bank import QueryBank
+from encoders.views import ImageBatch
+from mhc import CausalLanguageModel, Context, Described
+from mhc.context import Observer
+
+
+class OCR2(Described):
+    """A deep encoder whose features take the place of the image tokens of a causal language model.
+
+    Args:
+        tokenizer: pixels -> visual tokens.
+        encoder: visual tokens and queries -> features.
+        decoder: the language model.
+        queries: the query bank; None for encoders that take none.
+        image_token: number of the token that one feature takes the place of.
+        end_token: ends a text.
+        padding_token: fills what follows it.
+
+    Raises:
+        ValueError: parts of different widths, or token numbers that the decoder lacks.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: VisualTokenizer,
+        encoder: VisionEncoder,
+        decoder: CausalLanguageModel,
+        queries: QueryBank | None = None,
+        image_token: int = 128815,
+        end_token: int = 1,
+        padding_token: int = 2,
+    ) -> None:
+        super().__init__()
+        named = {"image_token": image_token, "end_token": end_token, "padding_token": padding_token}
+        for name, number in named.items():
+            if not 0 <= number < decoder.vocabulary_size:
+                raise ValueError(
+                    f"{name} is {number}, but the decoder's vocabulary has {decoder.vocabulary_size} tokens"
+                )
+        self.vision = DeepEncoder(tokenizer, encoder, decoder.width, queries)
+        self.decoder = decoder
+        self.image_token, self.end_token, self.padding_token = image_token, end_token, padding_token
+
+    def embed(self, tokens: Tensor, images: ImageBatch | None = None, observe: Observer | None = None) -> Tensor:
+        """Token numbers [B, S] -> embeddings [B, S, C], with the images' features in the slots of the image token.
+
+        The images fill the slots row by row, in their order; a row may hold several, or none.
+
+        Raises:
+            ValueError: the slots are not as many as the features, both numbers given.
+        """
+        embeddings = self.decoder.embedding(tokens)
+        slots = tokens == self.image_token
+        lengths = [] if images is None else self.vision.lengths(images)
+        # a tensor without storage cannot be counted
+        found = sum(lengths) if tokens.is_meta else int(slots.sum())
+        if found != sum(lengths):
+            rows = "" if tokens.is_meta else f"; the rows have {slots.sum(1).tolist()} slots"
+            raise ValueError(
+                f"the tokens have {found} image slots, but the images give {sum(lengths)} features, {lengths}{rows}"
+            )
+        if images is None or not lengths:
+            return embeddings
+        features = self.vision(images, observe)
+        return embeddings.masked_scatter(slots.unsqueeze(-1), features.to(embeddings.dtype))
+
+    def forward(self, tokens: Tensor, images: ImageBatch | None = None, context: Context | None = None) -> Tensor:
+        """Token numbers [B, S] and the images of their slots -> logits [B, S, V]; the context is the decoder's."""
+        return self.decoder(context=context, embeddings=self.embed(tokens, images))
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        tokens: Tensor,
+        images: ImageBatch | None = None,
+        *,
+        max_new_tokens: int,
+        mask: Tensor | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        processors: Sequence[Callable[..., Tensor]] = (),
+        generator: torch.Generator | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Continue prompts [B, S], padded on the left, until each has ended: [B, S + at most max_new_tokens].
+
+        Args:
+            tokens: the prompts.
+            images: of the prompts' image slots.
+            max_new_tokens: at most so many are added.
+            mask: [B, S], True where a token is real; None where all are.
+            temperature: 0 takes the most likely token.
+            top_k: sample among the k most likely tokens; None among all.
+            processors: change the logits before a token is chosen, such as `NoRepeatNGram`.
+            generator: source of randomness; None is torch's own.
+            progress: called with the number of tokens added so far.
+
+        Raises:
+            ValueError: what `embed` or the decoder's `generate` refuses.
+        """
+        return self.decoder.generate(
+            tokens,
+            max_new_tokens,
+            embeddings=self.embed(tokens, images),
+            mask=mask,
+            end_token=self.end_token,
+            padding_token=self.padding_token,
+            temperature=temperature,
+            top_k=top_k,
+            processors=processors,
+            generator=generator,
+            progress=progress,
+        )
