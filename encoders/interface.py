@@ -50,7 +50,7 @@ class VisionEncoder(Described, ABC):
     def forward(
         self, visual: Tensor, queries: Tensor | None, grid: tuple[int, int], observe: Observer | None = None
     ) -> Tensor:
-        """[B, m, visual_width] and [B, q, d] -> [B, q, output_width], or [B, m, output_width] where there are no queries.
+        """[B, m, visual_width] and [B, q, d] -> [B, q, output_width]; without queries [B, m, output_width].
 
         Args:
             visual: visual tokens in raster order.

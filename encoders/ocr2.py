@@ -1,8 +1,6 @@
 """The whole model: views of pages and text -> text (DeepSeek-OCR 2, arXiv 2601.20552)."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Self
 
 import torch
 from torch import Tensor
