@@ -1,24 +1,23 @@
 """The causal language model as a Lightning module."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.flop_counter import FlopCounterMode
 
-from mhc import CausalLanguageModel, Context, ResidualTopology, parameter_groups
+from mhc import CausalLanguageModel, Context, ResidualTopology
 from mhc.context import Observer
+from mhc.trunk import Trunk
 from recipes.budget import Budget
+from recipes.modules.optimization import Optimized, cross_entropy
 
 Batch = tuple[Tensor, Tensor]
 
 
-class LanguageModel(LightningModule):
+class LanguageModel(Optimized):
     """Train `mhc.CausalLanguageModel` on (inputs [B, S], targets [B, S]); losses are nats per token.
 
     Args:
@@ -79,28 +78,10 @@ class LanguageModel(LightningModule):
                 f"raise model.vocabulary_size to {vocabulary.size}"
             )
 
-    def configure_model(self) -> None:
-        """Shard under `ModelParallelStrategy` (FSDP2): each sublayer a unit, the trunk one, then the rest.
-
-        What is left to the trunk are the topologies' parameters: all fp32, and gathered once, because a topology
-        reads its neighbour's in `combine_aggregate`.
-
-        Raises:
-            ValueError: a tensor-parallel size above 1.
-        """
-        mesh = self.device_mesh
-        if mesh is None or isinstance(self.network, FSDPModule):
-            return
-        if mesh["tensor_parallel"].size() > 1:
-            raise ValueError(
-                f"trainer.strategy.tensor_parallel_size is {mesh['tensor_parallel'].size()}, but LanguageModel shards "
-                "over data alone: set it to 1 and data_parallel_size to the number of processes"
-            )
-        data = mesh["data_parallel"]
-        for sublayer in self.network.trunk.sublayers:
-            fully_shard(sublayer, mesh=data)
-        fully_shard(self.network.trunk, mesh=data, reshard_after_forward=False)
-        fully_shard(self.network, mesh=data)
+    @property
+    def trunk(self) -> Trunk:
+        """The network's only one."""
+        return self.network.trunk
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token numbers [B, S] -> logits [B, S, V]."""
@@ -131,37 +112,3 @@ class LanguageModel(LightningModule):
                 cross_entropy(network(tokens), tokens).backward()
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return Budget(parameters, counter.get_total_flops() / sequence_length)
-
-    def configure_optimizers(self) -> Any:
-        """Build the optimizer and its schedule.
-
-        The group that decays has no `weight_decay` of its own and so takes the one the optimizer was configured with.
-        """
-        optimizer = self.optimizer(parameter_groups(self.network))
-        if self.lr_scheduler is None:
-            return optimizer
-        # the key is exact: another one only warns, and the rate never moves
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `weights_only` loading accepts: the CLI gives parsed configuration, a script live factories."""
-        hyperparameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY)
-        if hyperparameters is not None:
-            plain = {name: value for name, value in hyperparameters.items() if _is_plain(value)}
-            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = plain
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of logits [B, S, V] and targets [B, S], in fp32."""
-    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return type(value) is dict and all(_is_plain(part) for pair in value.items() for part in pair)
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(part) for part in value)
-    return value is None or type(value) in (bool, int, float, str)
