@@ -7,30 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mhc.cache import KeyValueCache
+
 if TYPE_CHECKING:
     from mhc.routing import Routing
     from mhc.topology import ResidualTopology
 
 Observer = Callable[[int, "ResidualTopology", Any, Any], None]
-
-
-class KeyValueCache:
-    """Keys and values of the tokens seen so far, per attention sublayer, for decoding step by step."""
-
-    def __init__(self) -> None:
-        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def length(self, index: int) -> int:
-        """How many tokens sublayer `index` has seen."""
-        return self._seen[index][0].shape[2] if index in self._seen else 0
-
-    def update(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append key and value [B, heads, S, D] of the new tokens of sublayer `index`; return those of all tokens."""
-        if index in self._seen:
-            old_key, old_value = self._seen[index]
-            key, value = torch.cat([old_key, key], 2), torch.cat([old_value, value], 2)
-        self._seen[index] = key, value
-        return key, value
 
 
 @dataclass

@@ -1,14 +1,15 @@
 """A causal language model on the trunk."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mhc.context import Context, KeyValueCache
+from mhc.context import Context
+from mhc.decoding import Processor, generate
 from mhc.description import Described
+from mhc.initialisation import initialise
 from mhc.norm import RMSNorm
 from mhc.recompute import Recompute
 from mhc.topology import TopologyFactory
@@ -22,8 +23,8 @@ class CausalLanguageModel(Described):
 
     | parameter | start |
     |---|---|
-    | embedding, linear | normal, std 0.02 |
-    | linear that writes to the residual (`output`, `down`) | normal, std 0.02 / sqrt(2 depth) |
+    | embedding, head | normal, std 0.02 |
+    | sublayers | `mhc.initialisation.initialise` |
     | norms | 1 |
     | topologies | their own `init` |
 
@@ -34,11 +35,13 @@ class CausalLanguageModel(Described):
         topology: (width, sublayer index) -> ResidualTopology.
         attention: width -> attention sublayer.
         feed_forward: width -> feed-forward sublayer.
+        dense_feed_forward: width -> feed-forward sublayer of the first blocks; None for `feed_forward` in all.
+        dense_blocks: how many blocks at the start have it (1 in DeepSeek's mixtures of experts, arXiv 2401.06066).
         tied: the head is the embedding.
         recompute: of the trunk: None, "auto" or every how many sublayers the streams are kept.
 
     Raises:
-        ValueError: a size below 1, or what the factories refuse.
+        ValueError: a size below 1, too many `dense_blocks` or no factory for them, or what the factories refuse.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class CausalLanguageModel(Described):
         topology: TopologyFactory,
         attention: SublayerFactory,
         feed_forward: SublayerFactory,
+        dense_feed_forward: SublayerFactory | None = None,
+        dense_blocks: int = 0,
         tied: bool = True,
         recompute: Recompute = None,
     ) -> None:
@@ -57,10 +62,17 @@ class CausalLanguageModel(Described):
         for name, size in (("vocabulary_size", vocabulary_size), ("width", width), ("depth", depth)):
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
+        if not 0 <= dense_blocks <= depth:
+            raise ValueError(f"dense_blocks must be from 0 to the depth of {depth}, got {dense_blocks}")
+        if dense_feed_forward is None:
+            if dense_blocks:
+                raise ValueError(f"dense_blocks is {dense_blocks}, which needs a dense_feed_forward")
+            dense_feed_forward = feed_forward
+        feed_forwards = [dense_feed_forward] * dense_blocks + [feed_forward] * (depth - dense_blocks)
         self.vocabulary_size, self.width, self.depth = vocabulary_size, width, depth
         self.embedding = nn.Embedding(vocabulary_size, width)
         self.trunk = Trunk(
-            (make(width) for _ in range(depth) for make in (attention, feed_forward)),
+            (make(width) for block in feed_forwards for make in (attention, block)),
             (topology(width, index) for index in range(2 * depth)),
             recompute=recompute,
         )
@@ -72,59 +84,66 @@ class CausalLanguageModel(Described):
     def reset_parameters(self) -> None:
         """Set the weights of embedding, head and sublayers to the class's table."""
         nn.init.normal_(self.embedding.weight, std=0.02)
-        for part in (self.head, *self.trunk.sublayers):
-            for name, module in part.named_modules() if part is not None else ():
-                if isinstance(module, nn.Linear):
-                    writes = name.rpartition(".")[2] in ("output", "down")
-                    nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * self.depth) if writes else 0.02)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=0.02)
+        initialise(self.trunk.sublayers, self.depth)
 
-    def forward(self, tokens: Tensor, context: Context | None = None) -> Tensor:
-        """Token numbers [B, S] -> logits [B, S, V]."""
-        x = self.norm(self.trunk(self.embedding(tokens), context))
-        return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
-
-    @torch.inference_mode()
-    def generate(
+    def forward(
         self,
-        tokens: Tensor,
-        max_new_tokens: int,
+        tokens: Tensor | None = None,
+        context: Context | None = None,
         *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        generator: torch.Generator | None = None,
+        embeddings: Tensor | None = None,
+        last: int | None = None,
     ) -> Tensor:
-        """Continue tokens [B, S] by sampling with a key-value cache: [B, S + max_new_tokens].
+        """Token numbers [B, S], or embeddings [B, S, C] in their place -> logits [B, S, V].
 
         Args:
-            tokens: the prompt, [B, S], S at least 1.
-            max_new_tokens: how many to add.
-            temperature: divides the logits; 0 takes the most likely token.
-            top_k: sample among the k most likely tokens; None among all.
-            generator: source of randomness; None is torch's own.
+            tokens: from 0 to V - 1.
+            context: positions, mask, cache and the like.
+            embeddings: what the trunk reads, where that is not the tokens' own embedding.
+            last: of how many tokens at the end logits are wanted, [B, last, V]; None of all.
 
         Raises:
-            ValueError: an empty prompt, a negative temperature or count, or top_k below 1.
+            ValueError: both tokens and embeddings, or neither; `last` below 1.
         """
-        if tokens.dim() != 2 or tokens.shape[1] < 1:
-            raise ValueError(f"tokens must be a prompt [B, S] with S at least 1, got {list(tokens.shape)}")
-        if temperature < 0 or max_new_tokens < 0 or (top_k is not None and top_k < 1):
+        if (tokens is None) == (embeddings is None):
             raise ValueError(
-                f"temperature and max_new_tokens must not be negative and top_k at least 1, got {temperature}, "
-                f"{max_new_tokens}, {top_k}"
+                "the model reads either tokens or embeddings, got " + ("neither" if tokens is None else "both")
             )
-        cache, new = KeyValueCache(), tokens
-        for _ in range(max_new_tokens):
-            logits = self(new, Context(cache=cache))[:, -1]
-            new = _sample(logits.float(), temperature, top_k, generator)
-            tokens = torch.cat([tokens, new], 1)
-        return tokens
+        if last is not None and last < 1:
+            raise ValueError(f"last must be at least 1, got {last}")
+        x = self.trunk(self.embedding(tokens) if embeddings is None else embeddings, context)
+        x = self.norm(x if last is None else x[:, -last:])
+        return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
 
-
-def _sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(-1, keepdim=True)
-    logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        smallest = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -math.inf)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)
+    def generate(
+        self,
+        tokens: Tensor | None,
+        max_new_tokens: int,
+        *,
+        embeddings: Tensor | None = None,
+        mask: Tensor | None = None,
+        end_token: int | None = None,
+        padding_token: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        processors: Sequence[Processor] = (),
+        generator: torch.Generator | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Continue prompts [B, S] with a key-value cache: [B, S + n]; see `mhc.decoding.generate`."""
+        return generate(
+            self,
+            tokens,
+            max_new_tokens,
+            embeddings=embeddings,
+            mask=mask,
+            end_token=end_token,
+            padding_token=padding_token,
+            temperature=temperature,
+            top_k=top_k,
+            processors=processors,
+            generator=generator,
+            progress=progress,
+        )
