@@ -1,6 +1,5 @@
 """The language model as vision encoder: visual tokens, then queries, in one sequence (arXiv 2601.20552, section 3)."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +12,7 @@ from kernels.prefix_attention import prefix_attention
 from mhc.attention import Attention
 from mhc.context import Context, Observer
 from mhc.feed_forward import SwiGLU
+from mhc.initialisation import initialise
 from mhc.norm import RMSNorm
 from mhc.recompute import Recompute
 from mhc.topology import Residual, TopologyFactory
@@ -128,15 +128,9 @@ class CausalFlowEncoder(VisionEncoder):
         self.norm = RMSNorm(width)
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Linear weights are normal, std 0.02, and 0.02 / sqrt(2 depth) where they write; biases 0, norms 1."""
-        for name, module in self.trunk.sublayers.named_modules():
-            if isinstance(module, nn.Linear):
-                writes = name.rpartition(".")[2] in ("output", "down")
-                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * self.depth) if writes else 0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        """Set the weights of the sublayers to the table of `mhc.initialisation`."""
+        initialise(self.trunk.sublayers, self.depth)
 
     def forward(
         self, visual: Tensor, queries: Tensor | None, grid: tuple[int, int], observe: Observer | None = None
