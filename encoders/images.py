@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # of pages and photographs; Pillow knows more, some of which run programs (EPS) or hold no pixels (WMF)
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
 
 
 class ImageError(ValueError):
@@ -43,7 +43,7 @@ def open_image(
         with warnings.catch_warnings():
             # half of Pillow's limit is a warning
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 _check_size(image, name, pixel_limit)
                 image.load()
                 return _rgb(ImageOps.exif_transpose(image), image, name)
@@ -52,12 +52,18 @@ def open_image(
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"{error}; make it smaller or raise PIL.Image.MAX_IMAGE_PIXELS") from None
     except UnidentifiedImageError:
-        raise ImageError(name, f"is no image, or corrupt in its header; read are {', '.join(FORMATS)}") from None
+        raise ImageError(name, f"is no image, or corrupt in its header; read are {', '.join(_formats())}") from None
     except MemoryError:
         raise ImageError(name, "is too large for this machine's memory") from None
     # decoders of broken bytes raise whatever they stumble over: struct.error, IndexError, SyntaxError, EOFError, ...
     except Exception as error:
         raise ImageError(name, f"is truncated or corrupt ({str(error) or type(error).__name__})") from error
+
+
+def _formats() -> list[str]:
+    # a Pillow may be built without some, and knows few before this
+    Image.init()
+    return [kind for kind in FORMATS if kind in Image.OPEN]
 
 
 def _read(source: str | os.PathLike[str] | bytes, name: str | None) -> tuple[bytes, str]:
