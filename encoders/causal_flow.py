@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from encoders.arguments import require_queries, require_visual
 from encoders.interface import VisionEncoder
 from kernels.prefix_attention import prefix_attention
 from mhc.attention import Attention
@@ -138,16 +139,10 @@ class CausalFlowEncoder(VisionEncoder):
         """[B, m, d] and [B, q, d] -> [B, q, d]; raster order is all that is read of the grid.
 
         Raises:
-            ValueError: no queries, or tensors of another width or batch.
+            ValueError: no queries, or tensors of another width, batch or grid.
         """
-        if queries is None:
-            raise ValueError("CausalFlowEncoder gives one token a query and got none: set queries to a QueryBank")
-        for name, tensor in (("visual", visual), ("queries", queries)):
-            if tensor.dim() != 3 or tensor.shape[-1] != self.width or tensor.shape[0] != visual.shape[0]:
-                raise ValueError(
-                    f"{name} must be [B, tokens, {self.width}] with one B, got {list(tensor.shape)} beside visual "
-                    f"tokens {list(visual.shape)}: make the widths of tokenizer, query bank and encoder the same"
-                )
+        require_visual(self, visual, grid, self.width)
+        queries = require_queries(self, queries, len(visual), self.width)
         count = visual.shape[1]
         x = self.trunk(torch.cat([visual, queries], 1), Context(prefix=count, observe=observe))
         return self.norm(x[:, count:])

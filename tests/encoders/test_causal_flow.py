@@ -177,11 +177,12 @@ def test_an_attention_is_written_down_and_built_again(kind):
 @pytest.mark.parametrize(
     ("visual", "queries", "named"),
     [
-        ((2, 4, WIDTH), None, "set queries to a QueryBank"),
-        ((2, 4, WIDTH), (2, 4, 8), r"queries must be \[B, tokens, 32\].*\[2, 4, 8\]"),
-        ((2, 4, 8), (2, 4, WIDTH), "visual must be .*widths of tokenizer, query bank and encoder"),
-        ((2, 4, WIDTH), (1, 4, WIDTH), "queries must be .* with one B"),
-        ((4, WIDTH), (2, 4, WIDTH), "visual must be"),
+        ((2, 4, WIDTH), None, f"needs queries.*query bank of width {WIDTH}"),
+        ((2, 4, WIDTH), (2, 4, 8), r"reads queries \[2, q, 32\], got \[2, 4, 8\]"),
+        ((2, 4, 8), (2, 4, WIDTH), r"reads visual tokens \[B, 2 x 2, 32\], got \[2, 4, 8\]"),
+        ((2, 4, WIDTH), (1, 4, WIDTH), r"got \[1, 4, 32\]"),
+        ((2, 5, WIDTH), (2, 4, WIDTH), "grid to the rows and columns"),
+        ((4, WIDTH), (2, 4, WIDTH), "visual tokens"),
     ],
 )
 def test_what_does_not_fit_is_named(visual, queries, named):
