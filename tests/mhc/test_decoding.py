@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import randomise, relative_error
+from helpers import assert_close, gradients, randomise, relative_error
 from models import TOPOLOGIES, VOCABULARY, language_model, tokens
 
 from mhc import Attention, CausalLanguageModel, Context, FeedForward, KeyValueCache, Residual, Trunk
@@ -57,6 +57,68 @@ def test_a_context_may_be_used_again_as_its_cache_grows(model):
     for part in tokens(1, 8).split(4, 1):
         parts.append(model(part, context))
     assert relative_error(torch.cat(parts, 1), model(tokens(1, 8))) < 1e-12
+
+
+def test_gradients_flow_through_the_cache(model):
+    inputs = tokens(2, 6)
+    weights = dict(model.trunk.sublayers[0].named_parameters()) | {"head": model.head.weight}
+    cache = KeyValueCache()
+    parts = torch.cat([model(part, Context(cache=cache)) for part in inputs.split([3, 1, 2], 1)], 1)
+    found, wanted = (gradients(logits, list(weights.values())) for logits in (parts, model(inputs)))
+    assert_close(dict(zip(weights, found, strict=True)), dict(zip(weights, wanted, strict=True)), 1e-12)
+
+
+def test_a_cache_goes_through_every_mode(model):
+    inputs = tokens(2, 10)
+    modes = [torch.inference_mode, torch.no_grad, torch.no_grad, torch.enable_grad, torch.no_grad] * 2
+    cache, parts = KeyValueCache(), []
+    for part, mode in zip(inputs.split(1, 1), modes, strict=True):
+        with mode():
+            parts.append(model(part, Context(cache=cache)))
+    learned = [part for part in parts if part.requires_grad]
+    assert len(learned) == 2
+    torch.cat(learned, 1).sum().backward()
+    assert relative_error(torch.cat([part.detach() for part in parts], 1), model(inputs)) < 1e-12
+
+
+def entries(length: int, heads: int = 2, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(2, heads, length, 4, dtype=dtype)
+
+
+@torch.no_grad()
+def test_storage_doubles_and_what_was_written_stays():
+    cache, keys, values, places = KeyValueCache(), [], [], set()
+    for length in [3, *[1] * 60, 7, 300]:
+        keys.append(entries(length))
+        values.append(entries(length))
+        key, value = cache.update(5, keys[-1], values[-1])
+        places.add(key.data_ptr())
+        assert torch.equal(key, torch.cat(keys, 2))
+        assert torch.equal(value, torch.cat(values, 2))
+    assert (cache.length(5), cache.length(0)) == (370, 0)
+    # 3, 6, 12, 24, 48, 96, then 370 at once
+    assert len(places) == 7
+
+
+@torch.no_grad()
+def test_the_first_keys_are_not_written_to():
+    cache, whole = KeyValueCache(), entries(8)
+    before = whole.clone()
+    cache.update(0, whole[:, :, :3], whole[:, :, :3])
+    cache.update(0, entries(2), entries(2))
+    assert torch.equal(whole, before)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("other", [entries(1)[:1], entries(1, heads=1), entries(1).float(), entries(1)[..., :2]])
+def test_a_cache_refuses_tokens_of_another_model_or_batch(other, gradient):
+    cache = KeyValueCache()
+    with torch.set_grad_enabled(gradient):
+        cache.update(3, entries(2), entries(2))
+        with pytest.raises(
+            ValueError, match=r"the cache of sublayer 3 holds \[2, 2, tokens, 4\] in torch.float64, got"
+        ):
+            cache.update(3, other, other)
 
 
 def test_greedy_generation_takes_the_argmax_of_whole_forward_passes(model):
