@@ -67,14 +67,17 @@ def check_model(resolved: Resolved, flops: bool = False) -> Costs:
 
 def count_flops(resolved: Resolved, sequence_length: int) -> float | None:
     """FLOPs of a training step per token, None where the module does not say."""
-    node = resolved.tree["model"]
+    node, data = resolved.tree["model"], resolved.tree.get("data") or {}
     options = {key: value for key, value in (node.get("init_args") or {}).items() if key not in _COSTLESS}
-    key = json.dumps([node["class_path"], options, sequence_length], sort_keys=True, default=str)
+    # what a page costs depends on how it is cut, which is the data's business
+    views = (data.get("init_args") or {}).get("views")
+    key = json.dumps([node["class_path"], options, sequence_length, views], sort_keys=True, default=str)
     if key not in _flops:
         with torch.device("meta"):
             model = resolved.build("model")
+        more = {"views": resolved.build("data").views} if views else {}
         try:
-            _flops[key] = model.budget(sequence_length).flops_per_token if hasattr(model, "budget") else None
+            _flops[key] = model.budget(sequence_length, **more).flops_per_token if hasattr(model, "budget") else None
         except Exception as error:
             raise resolved.explain(error) from None
     return _flops[key]

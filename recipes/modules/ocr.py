@@ -1,0 +1,155 @@
+"""The whole model, views of pages and text -> text, as a Lightning module."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from encoders.ocr2 import OCR2
+from encoders.views import ImageBatch, Views
+from mhc import Context, build, describe
+from mhc.context import Observer
+from mhc.routing import Routing, load_balancing_loss, router_statistics
+from mhc.trunk import Trunk
+from recipes.budget import TYPICAL_PAGE, Budget, FlopCounter
+from recipes.callbacks.measure import log_metrics
+from recipes.data.page_batch import PageBatch
+from recipes.modules.optimization import Optimized, cross_entropy
+
+
+class OCR(Optimized):
+    """Train `encoders.OCR2` on `PageBatch`es; losses are nats per token that is asked for.
+
+    The loss is the cross-entropy, plus `load_balancing` times the sum over the mixtures of experts of
+    sum_e [count_e / (S k / E)] mean_t p_e, the mean over sequences (arXiv 2401.06066, eq. 12-14, per sequence).
+
+    Rows are padded on the right, where no real token sees the padding: attention is given no mask.
+
+    Args:
+        network: the model.
+        optimizer: parameter groups -> optimizer.
+        lr_scheduler: optimizer -> schedule, stepped once an optimizer step; None holds the rate.
+        load_balancing: weight of the load-balancing loss; 0.001 in the paper's models.
+
+    Raises:
+        ValueError: a negative `load_balancing`.
+    """
+
+    def __init__(
+        self,
+        network: OCR2,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        load_balancing: float = 0.001,
+    ) -> None:
+        super().__init__()
+        if load_balancing < 0:
+            raise ValueError(f"load_balancing must not be negative, got {load_balancing}")
+        self.save_hyperparameters(logger=False)
+        self.network = network
+        self.optimizer, self.lr_scheduler, self.load_balancing = optimizer, lr_scheduler, load_balancing
+        self._metrics: dict[str, Tensor] = {}
+        self._logged = -1
+
+    @property
+    def trunk(self) -> Trunk:
+        """The decoder's."""
+        return self.network.decoder.trunk
+
+    def setup(self, stage: str) -> None:
+        """Compare the tokens.
+
+        Raises:
+            ValueError: the data's tokenizer has another image token, or more tokens than the model.
+        """
+        data = getattr(self._trainer, "datamodule", None)
+        if getattr(data, "processor", None) is None:
+            return
+        image, size = data.processor.image_token, data.processor.tokenizer.get_vocab_size()
+        if image != self.network.image_token:
+            raise ValueError(
+                f"model.network.image_token is {self.network.image_token}, but it is {image} in data.tokenizer: set "
+                f"model.network.image_token to {image}"
+            )
+        if size > self.network.decoder.vocabulary_size:
+            raise ValueError(
+                f"model.network.decoder.vocabulary_size is {self.network.decoder.vocabulary_size}, but data.tokenizer "
+                f"has {size} tokens: raise it to {size}"
+            )
+
+    def forward(self, tokens: Tensor, images: ImageBatch | None = None, context: Context | None = None) -> Tensor:
+        """Token numbers [B, S] and the images of their slots -> logits [B, S, V]."""
+        if images is not None:
+            images = images.to(tokens.device, self.network.vision.projector.weight.dtype)
+        return self.network(tokens, images, context)
+
+    def training_step(self, batch: PageBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy and load balancing, a scalar."""
+        routings: list[Routing] = []
+        loss = cross_entropy(self(batch.tokens, batch.images, Context(routings=routings)), batch.labels)
+        self._metrics = {"train/cross_entropy": loss.detach()}
+        if routings:
+            balance = torch.stack([load_balancing_loss(routing, mask=batch.mask) for routing in routings]).sum()
+            loss = loss + self.load_balancing * balance
+            self._metrics["train/load_balancing"] = balance.detach()
+            if self._is_due(self.trainer.global_step + 1):
+                self._metrics |= _statistics(routings, batch.mask)
+        self.log("train/loss", loss, prog_bar=True, logger=False)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: PageBatch, batch_idx: int) -> None:
+        """Log the parts of the loss and what the routers do, every `trainer.log_every_n_steps` and at the end."""
+        step = self.trainer.global_step
+        if step != self._logged and self._is_due(step):
+            self._logged = step
+            log_metrics(self.trainer, {name: float(value) for name, value in self._metrics.items()}, step)
+
+    def validation_step(self, batch: PageBatch, batch_idx: int) -> None:
+        """Log the mean cross-entropy over the held-out pages' tokens as `val/loss`."""
+        loss = cross_entropy(self(batch.tokens, batch.images), batch.labels)
+        asked = int((batch.labels >= 0).sum())
+        self.log("val/loss", loss, prog_bar=True, logger=False, on_epoch=True, sync_dist=True, batch_size=asked)
+
+    def probe(self, batch: PageBatch, observe: Observer) -> Tensor:
+        """Run a batch while `observe(index, topology, state, carry)` looks into the decoder; returns the logits."""
+        return self(batch.tokens, batch.images, Context(observe=observe))
+
+    def budget(self, sequence_length: int, views: Views | None = None) -> Budget:
+        """Count parameters and FLOPs of a training step on one typical page, on a copy without storage.
+
+        Args:
+            sequence_length: S, of visual tokens and text; at least as many as the page's visual tokens are counted.
+            views: how pages are cut; None takes the data's, or the defaults.
+        """
+        views = views or getattr(getattr(self._trainer, "datamodule", None), "views", None) or Views()
+        with torch.device("meta"):
+            network = build(describe(self.network))
+            for module in network.modules():
+                if isinstance(module, Trunk):
+                    module.recompute = None  # the model's FLOPs, not what a step of it costs
+            images = empty_images(views, *TYPICAL_PAGE)
+            tokens = torch.zeros(1, max(sequence_length, *network.vision.lengths(images)), dtype=torch.int64)
+            with FlopCounter() as counter:
+                cross_entropy(network(tokens, images), tokens).backward()
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        return Budget(parameters, counter.total / tokens.numel())
+
+    def _is_due(self, step: int) -> bool:
+        return step % max(self.trainer.log_every_n_steps, 1) == 0 or step == self.trainer.max_steps
+
+
+def empty_images(views: Views, width: int, height: int) -> ImageBatch:
+    """The views of one page of width x height pixels, without content, on the default device."""
+    columns, rows = views.grid(width, height)
+    crops = torch.empty(columns * rows, 3, views.crop_size, views.crop_size) if columns * rows else None
+    return ImageBatch(torch.empty(1, 3, views.global_size, views.global_size), crops, (columns * rows,))
+
+
+def _statistics(routings: list[Routing], mask: Tensor) -> dict[str, Tensor]:
+    """Every router's statistics under router/sublayer_03/..., and their means under router/..."""
+    found = {f"sublayer_{routing.index:02d}": router_statistics(routing, mask) for routing in routings}
+    metrics = {f"router/{part}/{key}": value for part, values in found.items() for key, value in values.items()}
+    for key in next(iter(found.values())):
+        metrics[f"router/{key}"] = torch.stack([torch.as_tensor(values[key]) for values in found.values()]).mean()
+    return metrics
