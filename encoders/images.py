@@ -3,10 +3,12 @@
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 # of pages and photographs; Pillow knows more, some of which run programs (EPS) or hold no pixels (WMF)
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
@@ -20,13 +22,13 @@ class ImageError(ValueError):
 
 
 def open_image(
-    source: str | os.PathLike[str] | bytes, *, name: str | None = None, pixel_limit: int | None = None
+    source: str | os.PathLike[str] | bytes, *, name: str | None = None, pixel_limit: int | None = None, page: int = 0
 ) -> Image.Image:
     """Read an image as RGB, upright.
 
     - What is transparent becomes white: paper is white and print is dark, and on black print would vanish.
     - 16-bit grey is scaled to 8 bits, not clipped. Integers of 32 bits and floats have no defined white: refused.
-    - Of an animation or a file of several pages, the first.
+    - Of an animation the first frame; of a TIFF of several pages the one asked for.
     - EXIF orientation is applied. Colour profiles are not.
 
     Args:
@@ -34,19 +36,41 @@ def open_image(
         name: for messages; by default the file's.
         pixel_limit: width x height that is still read, to stop decompression bombs. None, and anything above it, is
             Pillow's own: twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels.
+        page: from 0; see `page_count`.
 
     Raises:
         ImageError: a file that is missing, empty, no image, too large, truncated, corrupt, or of an undefined range.
     """
+    with _opened(source, name) as (image, name):
+        _check_size(image, name, pixel_limit)
+        if page:
+            if not 0 <= page < _pages(image):
+                raise ImageError(name, f"has no page {page}, its pages are 0 to {_pages(image) - 1}")
+            image.seek(page)
+            _check_size(image, name, pixel_limit)
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image), image, name)
+
+
+def page_count(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> int:
+    """How many pages a TIFF has; 1 for every other image, as frames of an animation are no pages.
+
+    Raises:
+        ImageError: as `open_image`, for what the header tells.
+    """
+    with _opened(source, name) as (image, name):
+        return _pages(image)
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | bytes, name: str | None) -> Iterator[tuple[Image.Image, str]]:
     data, name = _read(source, name)
     try:
         with warnings.catch_warnings():
             # half of Pillow's limit is a warning
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
-                _check_size(image, name, pixel_limit)
-                image.load()
-                return _rgb(ImageOps.exif_transpose(image), image, name)
+                yield image, name
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -58,6 +82,10 @@ def open_image(
     # decoders of broken bytes raise whatever they stumble over: struct.error, IndexError, SyntaxError, EOFError, ...
     except Exception as error:
         raise ImageError(name, f"is truncated or corrupt ({str(error) or type(error).__name__})") from error
+
+
+def _pages(image: Image.Image) -> int:
+    return image.n_frames if isinstance(image, TiffImagePlugin.TiffImageFile) else 1
 
 
 def _formats() -> list[str]:
@@ -114,6 +142,6 @@ def _from_16_bits(upright: Image.Image, original: Image.Image) -> Image.Image:
     if isinstance(transparent, int):
         grey[values == transparent] = 255
     # Pillow does not turn negatives of 16 bits, PhotometricInterpretation 0
-    if original.format == "TIFF" and original.tag_v2.get(262) == 0:
+    if isinstance(original, TiffImagePlugin.TiffImageFile) and original.tag_v2.get(262) == 0:
         grey = 255 - grey
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")

@@ -166,10 +166,9 @@ class OCR2Processor:
         Raises:
             ValueError: a negative number, such as a label that is ignored.
         """
-        rows = tokens.tolist() if isinstance(tokens, Tensor) else list(tokens)
-        if rows and isinstance(rows[0], Sequence):
-            return [self._text(row, special) for row in rows]
-        return self._text(rows, special)
+        if isinstance(tokens, Tensor) and tokens.dim() == 2:
+            return [self._text(row, special) for row in tokens.tolist()]
+        return self._text(tokens.tolist() if isinstance(tokens, Tensor) else tokens, special)
 
     def token(self, name: str) -> int:
         """The number of a token that is written in one piece.

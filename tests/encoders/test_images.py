@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoders.images import ImageError, open_image
+from encoders.images import ImageError, open_image, page_count
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -114,6 +114,18 @@ def test_the_first_frame_of_several(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     found = pixels(encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options))
     assert abs(found - [255, 0, 0]).max() < 4
+
+
+def test_pages_of_a_tiff():
+    frames = [Image.new("RGB", (16, 16 + k), colour) for k, colour in enumerate(("red", "blue", "lime"))]
+    data = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    assert page_count(data) == 3
+    assert [open_image(data, page=k).tobytes() for k in range(3)] == [frame.tobytes() for frame in frames]
+    with refused("scan: ", "no page 3", "0 to 2"):
+        open_image(data, name="scan", page=3)
+    assert page_count(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])) == 1
+    with refused("no.tif", "No such file"):
+        page_count("no.tif")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
