@@ -96,7 +96,7 @@ class MixtureOfExperts(Described):
         token_N, position_Tk = order_N // self.chosen, position_N.view_as(chosen_Tk)
         gate, up = self._product(_Spread.apply(z_TC, token_N, position_Tk), self.gate_up, ends_E).chunk(2, -1)
         # the weights are fp32, and so is the product
-        hidden_NH = (F.silu(gate) * up * weights_Tk.flatten()[order_N, None]).to(gate.dtype)
+        hidden_NH = (F.silu(gate) * up * weights_Tk.flatten().gather(0, order_N)[:, None]).to(gate.dtype)
         return _Collect.apply(self._product(hidden_NH, self.down, ends_E), token_N, position_Tk)
 
     def _product(self, rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ class Routing:
 
     Attributes:
         index: of the sublayer in its trunk.
-        probabilities: of all experts, fp32 [B, S, E].
+        probabilities: of all experts, [B, S, E] in fp32 (fp64 for an fp64 model).
         chosen: numbers of the experts that a token went to, int64 [B, S, k]; a number that no expert has is a choice
             that was dropped.
     """

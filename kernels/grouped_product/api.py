@@ -19,7 +19,7 @@ def grouped_product(x: Tensor, weight: Tensor, ends: Tensor, *, impl: Implementa
     Args:
         x: rows in the order of their groups, [N, C].
         weight: a matrix for each group, [E, D, C].
-        ends: where each group ends, ascending to N, int32 or int64 [E].
+        ends: where each group ends, ascending to N, int32 or int64 [E]; "grouped_mm" does not look at the values.
         impl: "auto" ("grouped_mm" for bf16 on a GPU from compute capability 8.0, "reference" elsewhere), "reference"
             (a loop over the groups) or "grouped_mm" (torch's kernel, one launch for all groups).
 

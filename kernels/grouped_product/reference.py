@@ -1,11 +1,12 @@
 """A loop over the groups, written straight to the result: no copies of the rows, one gradient for all matrices."""
 
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.dispatch import backward_without_autocast, without_autocast
+from kernels.dispatch import backward_without_autocast, require, without_autocast
 
 
 def grouped_product(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
@@ -42,6 +43,8 @@ class _GroupedProduct(torch.autograd.Function):
 
 def _groups(ends: Tensor, rows: int) -> list[tuple[int, slice]]:
     # how rows spread over groups is unknown without values, and no matter to shapes and FLOPs
-    bounds = [rows] if ends.is_meta else ends.tolist()
-    starts = [0, *bounds[:-1]]
-    return [(expert, slice(*pair)) for expert, pair in enumerate(zip(starts, bounds, strict=True)) if pair[1] > pair[0]]
+    bounds = [0, rows] if ends.is_meta else [0, *ends.tolist()]
+    groups = [(expert, slice(*pair)) for expert, pair in enumerate(itertools.pairwise(bounds)) if pair[1] > pair[0]]
+    complete = sum(group.stop - group.start for _, group in groups) == rows == bounds[-1]
+    require(complete, "grouped_product", "ends", f"ascending to N = {rows}", bounds[1:])
+    return groups
