@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mhc.names import Names, released_names
+from encoders.names import released_names
+from mhc.names import Names
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -133,7 +134,8 @@ def load_weights(
         if wrong:
             problems.append(f"has tensors of another form: {some(wrong)}")
         if problems:
-            raise CheckpointError(f"the checkpoint {checkpoint.source} {'; it '.join(problems)}")
+            remedy = ": name in fresh what shall start anew" if missing or wrong else ""
+            raise CheckpointError(f"the checkpoint {checkpoint.source} {'; it '.join(problems)}{remedy}")
         with torch.no_grad():
             for key, place in read:
                 place.copy_(checkpoint.read(key))
@@ -145,6 +147,7 @@ def save_weights(
     names: Names | None = None,
     *,
     shard_bytes: float = 5e9,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Write a module's tensors to a folder: model.safetensors, or shards and their index where one would be too large.
 
@@ -155,6 +158,7 @@ def save_weights(
         folder: made if need be; a checkpoint that it holds is replaced.
         names: checkpoint name -> slot; None takes `released_names(module)`.
         shard_bytes: a shard is at most so large, but for a single larger tensor.
+        beside: texts by file name that belong to the weights and are written with them.
 
     Raises:
         CheckpointError: a module without storage.
@@ -171,7 +175,11 @@ def save_weights(
         else [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder, files if len(shards) == 1 else [*files, INDEX], _old(folder)) as temporary:
+    beside = beside or {}
+    written = [*beside, *files, *([INDEX] if len(shards) > 1 else [])]
+    with replacing(folder, written, _old(folder)) as temporary:
+        for file, text in beside.items():
+            temporary[file].write_text(text, encoding="utf-8")
         for file, shard in zip(files, shards, strict=True):
             # a copy of each, as safetensors refuses tensors that share memory
             tensors = {
@@ -190,14 +198,14 @@ def save_weights(
 def replacing(folder: Path, files: Sequence[str], old: Iterable[str] = ()) -> Iterator[dict[str, Path]]:
     """Give temporary paths for files of a folder; put these in their places, in order, when all are written.
 
-    Where there are several, `old` is removed before the first is put, so that no reader takes a mixture for a
+    Where there are shards, `old` is removed before the first is put, so that no reader takes a mixture for a
     checkpoint; what is left of `old` is removed in any case.
     """
     temporary = {file: folder / f".{file}.{os.getpid()}.part" for file in files}
     try:
         yield temporary
         old = set(old)
-        if len(files) > 1:
+        if INDEX in files:
             for file in sorted(old, key=lambda file: file != INDEX):
                 (folder / file).unlink(missing_ok=True)
         for file, path in temporary.items():

@@ -5,7 +5,9 @@ from encoders.deep_encoder import DeepEncoder
 from encoders.ocr2 import OCR2
 from encoders.query_bank import QueryBank
 from encoders.sam import SAMTokenizer
-from mhc.names import Names, Slot, known_names, placed, trunk_names, whole
+from mhc.names import Names, Slot, known_names, placed, released_names, trunk_names, whole
+
+__all__ = ["Names", "Slot", "released_names"]
 
 LANGUAGE_MODEL = "qwen2_model.model.model."
 

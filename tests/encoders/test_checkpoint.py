@@ -120,7 +120,7 @@ def written(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"bias": None}, r"lacks bias$"),
+        ({"bias": None}, r"lacks bias: name in fresh"),
         ({"extra": torch.zeros(1)}, r"no place for: extra$"),
         ({f"extra{k}": torch.zeros(1) for k in range(9)}, r"extra0, extra1, extra2, extra3 and 5 more"),
         ({"weight": torch.zeros(4, 3)}, r"weight \[4, 3\] \(F32\) for weight \[3, 4\] \(float32\)"),
