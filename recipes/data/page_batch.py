@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from encoders.views import ImageBatch
+from encoders.views import ImageBatch, Views
 
 IGNORED = -100  # a label that nothing is asked at, as torch's cross_entropy has it
 
@@ -55,3 +55,10 @@ class PageBatch(NamedTuple):
             labels[row, prompt - 1 : len(text) - 1] = text[prompt:]
         found = () if images is None else (images.pages, images.crops, images.crop_counts)
         return cls(tokens, labels, mask, *found)
+
+
+def empty_images(views: Views, width: int, height: int) -> ImageBatch:
+    """The views of one page of width x height pixels, without content, on the default device."""
+    columns, rows = views.grid(width, height)
+    crops = torch.empty(columns * rows, 3, views.crop_size, views.crop_size) if columns * rows else None
+    return ImageBatch(torch.empty(1, 3, views.global_size, views.global_size), crops, (columns * rows,))

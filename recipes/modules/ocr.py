@@ -14,7 +14,7 @@ from mhc.routing import Routing, load_balancing_loss, router_statistics
 from mhc.trunk import Trunk
 from recipes.budget import TYPICAL_PAGE, Budget, FlopCounter
 from recipes.callbacks.measure import log_metrics
-from recipes.data.page_batch import PageBatch
+from recipes.data.page_batch import PageBatch, empty_images
 from recipes.modules.optimization import Optimized, cross_entropy
 
 
@@ -137,13 +137,6 @@ class OCR(Optimized):
 
     def _is_due(self, step: int) -> bool:
         return step % max(self.trainer.log_every_n_steps, 1) == 0 or step == self.trainer.max_steps
-
-
-def empty_images(views: Views, width: int, height: int) -> ImageBatch:
-    """The views of one page of width x height pixels, without content, on the default device."""
-    columns, rows = views.grid(width, height)
-    crops = torch.empty(columns * rows, 3, views.crop_size, views.crop_size) if columns * rows else None
-    return ImageBatch(torch.empty(1, 3, views.global_size, views.global_size), crops, (columns * rows,))
 
 
 def _statistics(routings: list[Routing], mask: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""What a configured model consists of and costs."""
