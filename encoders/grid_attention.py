@@ -95,7 +95,7 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         query, key, value, along_rows, along_columns, output = ctx.saved_tensors
         d_query, d_rows, d_columns = map(torch.empty_like, (query, along_rows, along_columns))
         d_key, d_value = map(torch.zeros_like, (key, value))

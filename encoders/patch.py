@@ -35,8 +35,9 @@ class PatchTokenizer(VisualTokenizer):
                 raise ValueError(f"{name} must be at least 1, got {size}")
         self.width, self.stride, self.channels = width, patch, channels
         self.patch = nn.Conv2d(channels, width, patch, stride=patch)
-        table = None if positions is None else nn.Parameter(torch.empty(1, positions, positions, width))
-        self.register_parameter("positions", table)
+        self.positions: nn.Parameter | None = None
+        if positions is not None:
+            self.positions = nn.Parameter(torch.empty(1, positions, positions, width))
         self.reset_parameters()
 
     @torch.no_grad()

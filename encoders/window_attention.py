@@ -91,7 +91,7 @@ class WindowAttention(Described):
         down, across = -(-rows // r), -(-columns // c)
         y = y.unflatten(0, (len(y) // (down * across), down, across)).unflatten(-2, (r, c))
         y = y.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4).flatten(1, 2)
-        return y[:, :rows, :columns].reshape(len(y), rows * columns, -1)
+        return y[:, :rows, :columns].flatten(1, 2)
 
 
 def relative(table: Tensor, side: int) -> Tensor:

@@ -213,3 +213,18 @@ def test_it_is_built_again_from_its_description():
     assert again.stride == 64
     assert again.width == 48
     assert isinstance(again.trunk.topologies[0], ManifoldHyperConnection)
+
+
+def test_no_images_give_no_tokens():
+    assert tiny()(torch.zeros(0, 3, 128, 64)).shape == (0, 2, 48)
+
+
+def test_it_compiles_without_a_break():
+    tokenizer, pixels = randomise(tiny(), 0.2), torch.randn(1, 3, 128, 64)
+    compiled = torch.compile(tokenizer, backend="aot_eager", fullgraph=True)
+    results = []
+    for module in (compiled, tokenizer):
+        y = module(pixels)
+        results.append([y, *gradients(y, list(tokenizer.parameters()))])
+    for actual, expected in zip(*results, strict=True):
+        assert relative_error(actual, expected) < FP32
