@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoders.benchmark.rounds import PLACE, CannotMeasure, Settings
+from encoders.causal_flow import PrefixAttention
 from encoders.ocr2 import OCR2
 from encoders.views import ImageBatch, Views
 from kernels.benchmark.clock import Clock
-from mhc import Trunk, build, parameter_groups
+from kernels.prefix_attention import prefix_attention
+from mhc import Context, Trunk, build, parameter_groups
 
 FILE = "ocr2/full_step.csv"
 COLUMNS = (
@@ -38,7 +40,7 @@ def rows(settings: Settings) -> Iterator[dict[str, Any]]:
         raise CannotMeasure("the full model's step needs an NVIDIA GPU of 80 GB or more: leave the part full out")
     node = _network(settings)
     try:
-        yield _row(settings, node)
+        yield step_row(settings, node)
     except torch.OutOfMemoryError as error:
         raise CannotMeasure(
             f"the step of {settings.pages} pages of {settings.sequence} tokens does not fit: take fewer --pages, or "
@@ -60,12 +62,18 @@ def goals(found: Sequence[Mapping[str, Any]], device: str) -> str:
     return f"  {'reached':12}  one optimizer step of the full model: {share}, {found[0]['peak_gib']:.1f} GiB"
 
 
-def _row(settings: Settings, node: Mapping[str, Any]) -> dict[str, Any]:
-    clock = Clock("cuda", runs=max(3, min(settings.rounds, ROUNDS)), seconds=settings.seconds)
+def step_row(settings: Settings, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a model; any device can run a small one, to try the path and not the speed.
+
+    Raises:
+        CannotMeasure: a sequence shorter than a page, or a loss that is not finite.
+    """
+    cuda = settings.device == "cuda"
+    clock = Clock(settings.device, runs=max(3, min(settings.rounds, ROUNDS)), seconds=settings.seconds)
     matmul = clock.matmul_rate() / 1e12
     tflop = step_flops(node, settings.pages, settings.sequence) / 1e12
     torch.manual_seed(0)
-    with torch.device("cuda"):
+    with torch.device(settings.device):
         network: OCR2 = build(node).to(torch.bfloat16).train()
         tokens, images = _batch(network, settings.pages, settings.sequence, torch.bfloat16)
     optimizer = torch.optim.AdamW(parameter_groups(network), lr=1e-5, fused=True)
@@ -80,12 +88,13 @@ def _row(settings: Settings, node: Mapping[str, Any]) -> dict[str, Any]:
 
     step(None)  # the optimizer's state exists from here on
     gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     timing = clock.time(step)
     if not all(torch.isfinite(loss) for loss in losses):
         raise CannotMeasure(f"the full model's loss is not finite: {[float(loss) for loss in losses]}")
-    seconds, count, peak = timing.us / 1e6, tokens.numel(), peak_tflop(torch.cuda.get_device_name())
+    seconds, count = timing.us / 1e6, tokens.numel()
     row = {
         "model": settings.config.stem, "topologies": ", ".join(topologies(network)),
         "parameters": sum(parameter.numel() for parameter in network.parameters()), "pages": settings.pages,
@@ -95,9 +104,12 @@ def _row(settings: Settings, node: Mapping[str, Any]) -> dict[str, Any]:
         "step_ms_p90": timing.p90 / 1e3, "rounds": timing.runs, "tokens_per_s": count / seconds,
         "pages_per_s": settings.pages / seconds, "tflop_per_step": tflop, "tflop_per_s": tflop / seconds,
         "matmul_tflop_per_s": matmul, "percent_of_matmul": 100 * tflop / seconds / matmul,
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
-        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
     }  # fmt: skip
+    if not cuda:
+        return row
+    row |= {"peak_gib": torch.cuda.max_memory_allocated() / 2**30}
+    row |= {"reserved_gib": torch.cuda.max_memory_reserved() / 2**30}
+    peak = peak_tflop(torch.cuda.get_device_name())
     return row | ({} if peak is None else {"peak_tflop_per_s": peak, "mfu_percent": 100 * tflop / seconds / peak})
 
 
@@ -108,16 +120,26 @@ def loss_of(network: OCR2, tokens: Tensor, images: ImageBatch) -> Tensor:
 
 
 def step_flops(node: Mapping[str, Any], pages: int, sequence: int) -> float:
-    """Floating point operations of a step's matrix products, counted on a copy without storage or recomputation."""
+    """Floating point operations of a step's matrix products; attention counts as if every token saw every other.
+
+    They are counted on a copy without storage, and without recomputation: the model's operations, not what a step of it
+    costs.
+    """
     with torch.device("meta"):
         network: OCR2 = build(node)
         for module in network.modules():
             if isinstance(module, Trunk):
-                module.recompute = None  # the model's operations, not what a step of it costs
+                module.recompute = None
+            if isinstance(module, PrefixAttention):
+                module._attend = _densely  # type: ignore[method-assign]  # the counter cannot look into the other code
         tokens, images = _batch(network, pages, sequence, torch.float32)
         with FlopCounterMode(display=False) as counter:
             loss_of(network, tokens, images).backward()
     return float(counter.get_total_flops())
+
+
+def _densely(query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
+    return prefix_attention(query, key, value, prefix=context.prefix, impl="reference")
 
 
 def topologies(network: OCR2) -> list[str]:

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.benchmark.rounds import PLACE, CannotMeasure, Settings, Spread, alternate, ratio, spread
-from encoders.ocr2 import OCR2
+from encoders.released import load_ocr2
 from encoders.views import ImageBatch
 
 FILE = "bench/ocr2_training_step.csv"
@@ -36,7 +35,7 @@ def rows(settings: Settings) -> Iterator[dict[str, Any]]:
     theirs: Any = _peer().to(settings.device).train()
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
-        ours = OCR2.from_pretrained(Path(folder)).to(settings.device).train()
+        ours = load_ocr2(folder).to(settings.device).train()
     tokens, labels, pages, crops = (tensor.to(settings.device) for tensor in _batch())
     images = ImageBatch(pages, crops, CROPS)
 

@@ -1,0 +1,159 @@
+"""The benchmark runs its whole path on tiny sizes, writes what it found, and says what it cannot measure."""
+
+import csv
+from functools import partial
+
+import pytest
+import torch
+
+from encoders import bench
+from encoders.benchmark import attention, full_step, training_step
+from encoders.benchmark.rounds import CannotMeasure, Settings, Spread, alternate, ratio
+from encoders.views import Views
+
+NODE = {
+    "class_path": "encoders.ocr2.OCR2",
+    "init_args": {
+        "tokenizer": {"class_path": "encoders.patch.PatchTokenizer", "init_args": {"width": 16, "patch": 16}},
+        "encoder": {
+            "class_path": "encoders.causal_flow.CausalFlowEncoder",
+            "init_args": {
+                "width": 16,
+                "depth": 1,
+                "heads": 2,
+                "key_value_heads": 1,
+                "hidden": 16,
+                "topology": {"class_path": "mhc.ManifoldHyperConnection", "init_args": {"streams": 2}},
+            },
+        },
+        "queries": {
+            "class_path": "encoders.query_bank.QueryBank",
+            "init_args": {"width": 16, "counts": {64: None, 32: None}, "stride": 16},
+        },
+        "decoder": {
+            "class_path": "mhc.CausalLanguageModel",
+            "init_args": {
+                "vocabulary_size": 40,
+                "width": 16,
+                "depth": 1,
+                "topology": {"class_path": "mhc.Residual"},
+                "attention": {"class_path": "mhc.Attention", "init_args": {"heads": 2}},
+                "feed_forward": {"class_path": "mhc.SwiGLU", "init_args": {"hidden": 16}},
+                "recompute": "auto",
+            },
+        },
+        "image_token": 39,
+    },
+}
+
+
+def read(path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_attention_is_measured_and_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(attention, "COUNTS", (4,))
+    assert bench.main(["--parts", "attention", "--rounds", "3", "--device", "cpu", "--output", str(tmp_path)]) == 0
+    rows = read(tmp_path / "bench/prefix_attention.csv")
+    assert [(row["dtype"], row["code"]) for row in rows] == [
+        (dtype, code) for dtype in ("fp32", "bf16") for code in ("auto", "dense mask", "dense mask, heads repeated")
+    ]
+    for row in rows:
+        assert float(row["ms"]) > 0 < float(row["dense_over_this"])
+        assert row["rounds"] == "3"
+        assert row["torch"] == torch.__version__
+        assert row["cpu"]
+    assert "prefix attention at least 1.00 times as fast" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--parts", "full", "--device", "cpu"], "needs an NVIDIA GPU of 80 GB or more"),
+        pytest.param(
+            ["--device", "cuda"],
+            "no NVIDIA GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)
+def test_what_needs_a_gpu_says_so_and_writes_nothing(arguments, said, tmp_path, capsys):
+    assert bench.main([*arguments, "--output", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_full_models_step_runs_on_a_small_one(monkeypatch):
+    monkeypatch.setattr(full_step, "Views", partial(Views, global_size=64, crop_size=32, max_crops=2))
+    row = full_step.step_row(Settings("cpu", rounds=3, seconds=1, pages=2, sequence=48), NODE)
+    assert set(row) <= set(full_step.COLUMNS)
+    # A4 gives two crops; 16 queries a page, 4 a crop, one separator
+    assert (row["crops"], row["visual_tokens"], row["tokens"]) == (4, 2 * (2 * 4 + 16 + 1), 96)
+    assert row["topologies"] == "vision.encoder: ManifoldHyperConnection, decoder: Residual"
+    assert row["tokens_per_s"] > 0 < row["tflop_per_step"]
+    assert 0 < row["loss"] < 10
+
+
+def test_flops_are_the_models_and_not_those_of_recomputation(monkeypatch):
+    monkeypatch.setattr(full_step, "Views", partial(Views, global_size=64, crop_size=32, max_crops=2))
+    counted = full_step.step_flops(NODE, 1, 48)
+    arguments = NODE["init_args"] | {"decoder": NODE["init_args"]["decoder"] | {}}
+    arguments["decoder"]["init_args"] = {**arguments["decoder"]["init_args"], "recompute": None}
+    assert full_step.step_flops(NODE | {"init_args": arguments}, 1, 48) == counted
+    assert full_step.step_flops(NODE, 2, 48) == pytest.approx(2 * counted, rel=0.01)
+
+
+def test_a_sequence_without_room_for_text_is_named(monkeypatch):
+    monkeypatch.setattr(full_step, "Views", partial(Views, global_size=64, crop_size=32, max_crops=2))
+    with pytest.raises(CannotMeasure, match="--sequence 20 leaves no text beside the 25 visual tokens"):
+        full_step.step_flops(NODE, 1, 20)
+
+
+@pytest.mark.parametrize("text", [None, "model: {}", "model: ["])
+def test_a_configuration_without_a_network_is_named(text, tmp_path):
+    path = tmp_path / "full.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(CannotMeasure, match=r"full\.yaml has no node model\.init_args\.network"):
+        list(full_step.rows(Settings("cuda", config=path)))
+
+
+def test_the_full_configuration_has_its_network():
+    node = full_step._network(Settings("cuda"))
+    assert node["class_path"].endswith("OCR2")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "peak"),
+    [("NVIDIA H200", 989.0), ("NVIDIA H100 PCIe", 756.0), ("NVIDIA H100 80GB HBM3", 989.0), ("T4", None)],
+)
+def test_peaks_by_name(gpu, peak):
+    assert full_step.peak_tflop(gpu) == peak
+
+
+def test_two_models_that_differ_are_not_compared(monkeypatch):
+    class Other(torch.nn.Module):
+        def save_pretrained(self, folder):
+            pass
+
+        def forward(self, **inputs):
+            return type("Output", (), {"loss": torch.tensor(2.0)})
+
+    class Ours(torch.nn.Module):
+        def forward(self, tokens, images):
+            return torch.zeros(*tokens.shape, training_step.VOCABULARY)
+
+    monkeypatch.setattr(training_step, "_peer", Other)
+    monkeypatch.setattr(training_step, "load_ocr2", lambda folder: Ours())
+    with pytest.raises(CannotMeasure, match="do not compute the same"):
+        next(training_step.rows(Settings("cpu")))
+
+
+def test_codes_take_turns_and_ratios_are_within_a_round():
+    order = []
+    times = alternate({name: partial(order.append, name) for name in "ab"}, Settings("cpu", rounds=3))
+    assert "".join(order) == "ab" + "abbaab"
+    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
+    # both are twice as slow in the second round
+    assert ratio({"a": [2.0, 4.0], "b": [1.0, 2.0]}, "a", "b") == Spread(2.0, 2.0, 2.0)
