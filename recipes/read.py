@@ -49,10 +49,10 @@ def _main(options: Options) -> int:
     from recipes.reading.console import Console
     from recipes.reading.reader import Reader
 
+    reader = Reader.load(options) if plan.pages else None
     console = Console(len(plan.pages), plan.failures, plan.skipped)
     try:
-        if plan.pages:
-            reader = Reader.load(options)
+        if reader is not None:
             with console:
                 for batch in _batches(plan, options.batch_size, console):
                     _read(reader, batch, console)
