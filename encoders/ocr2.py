@@ -1,6 +1,8 @@
 """The whole model: views of pages and text -> text (DeepSeek-OCR 2, arXiv 2601.20552)."""
 
+import os
 from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -50,6 +52,36 @@ class OCR2(Described):
         self.vision = DeepEncoder(tokenizer, encoder, decoder.width, queries)
         self.decoder = decoder
         self.image_token, self.end_token, self.padding_token = image_token, end_token, padding_token
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
+        """Read a checkpoint: the released one, one that transformers wrote, or one of `save_pretrained`.
+
+        Args:
+            folder: with config.json and safetensors.
+            options: `architecture`, `fresh`, `ignore`, `dtype` and `device` of `encoders.released.load_ocr2`.
+
+        Raises:
+            CheckpointError: what is missing, unexpected, damaged or does not fit, by name.
+        """
+        from encoders.released import load_ocr2  # which needs this class
+
+        return load_ocr2(folder, **options)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, shard_bytes: float = 5e9) -> None:
+        """Write config.json and safetensors, whole or not at all, under the released names as far as there are any.
+
+        Args:
+            folder: made if need be.
+            shard_bytes: of a file, at most.
+
+        Raises:
+            TypeError: a part that cannot be written down.
+            OSError: the folder cannot be written.
+        """
+        from encoders.released import save_ocr2  # which needs this class
+
+        save_ocr2(self, folder, shard_bytes=shard_bytes)
 
     def embed(self, tokens: Tensor, images: ImageBatch | None = None, observe: Observer | None = None) -> Tensor:
         """Token numbers [B, S] -> embeddings [B, S, C], with the images' features in the slots of the image token.

@@ -3,13 +3,16 @@
 from mhc import signal_gain
 from mhc.attention import Attention
 from mhc.cross_attention import CrossAttention
+from mhc.decoding import NoRepeatNGram
 from mhc.description import Described, build, describe
 from mhc.feed_forward import FeedForward, SwiGLU
 from mhc.hyper_connection import HyperConnection
 from mhc.language_model import CausalLanguageModel
 from mhc.manifold_hyper_connection import ManifoldHyperConnection
+from mhc.mixture_of_experts import MixtureOfExperts
 from mhc.norm import RMSNorm
 from mhc.parameter_groups import parameter_groups
+from mhc.routing import Routing, load_balancing_loss, router_statistics
 from mhc.topology import Residual, ResidualTopology, TopologyFactory
 from mhc.trunk import Context, KeyValueCache, Trunk
 
@@ -23,14 +26,19 @@ __all__ = [
     "HyperConnection",
     "KeyValueCache",
     "ManifoldHyperConnection",
+    "MixtureOfExperts",
+    "NoRepeatNGram",
     "RMSNorm",
     "Residual",
     "ResidualTopology",
+    "Routing",
     "SwiGLU",
     "TopologyFactory",
     "Trunk",
     "build",
     "describe",
+    "load_balancing_loss",
     "parameter_groups",
+    "router_statistics",
     "signal_gain",
 ]
