@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from encoders.benchmark.rounds import PLACE, CannotMeasure, Settings
-from encoders.causal_flow import PrefixAttention
 from encoders.ocr2 import OCR2
 from encoders.views import ImageBatch, Views
 from kernels.benchmark.clock import Clock
-from kernels.prefix_attention import prefix_attention
-from mhc import Context, Trunk, build, parameter_groups
+from mhc import Trunk, build, parameter_groups
 
 FILE = "ocr2/full_step.csv"
 COLUMNS = (
@@ -130,16 +128,10 @@ def step_flops(node: Mapping[str, Any], pages: int, sequence: int) -> float:
         for module in network.modules():
             if isinstance(module, Trunk):
                 module.recompute = None
-            if isinstance(module, PrefixAttention):
-                module._attend = _densely  # type: ignore[method-assign]  # the counter cannot look into the other code
         tokens, images = _batch(network, pages, sequence, torch.float32)
         with FlopCounterMode(display=False) as counter:
             loss_of(network, tokens, images).backward()
     return float(counter.get_total_flops())
-
-
-def _densely(query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
-    return prefix_attention(query, key, value, prefix=context.prefix, impl="reference")
 
 
 def topologies(network: OCR2) -> list[str]:

@@ -26,11 +26,18 @@ def prefix_attention(query: Tensor, key: Tensor, value: Tensor, *, prefix: int, 
     if query.device.type == "cpu":
         return _Merged.apply(*map(_with_unit_stride, (query, key, value)), prefix, scale)
     visual = F.scaled_dot_product_attention(query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], **options)
-    from torch.nn.attention.bias import causal_lower_right  # it imports the compiler
-
-    mask = causal_lower_right(length - prefix, length)
+    mask = _lower_right(length - prefix, length, query.device)
     queries = F.scaled_dot_product_attention(query[:, :, prefix:], key, value, attn_mask=mask, **options)
     return torch.cat([visual, queries], 2)
+
+
+def _lower_right(new: int, seen: int, device: torch.device) -> Tensor:
+    if device.type == "meta":
+        # where the operations of a model are counted, no subclass of Tensor can be made
+        return torch.ones(new, seen, dtype=torch.bool, device=device).tril(seen - new)
+    from torch.nn.attention.bias import causal_lower_right  # it imports the compiler
+
+    return causal_lower_right(new, seen)
 
 
 class _Merged(torch.autograd.Function):

@@ -235,3 +235,16 @@ def test_on_a_gpu_no_less_exact_than_the_dense_mask(impl, dtype, length, prefix,
     for name in expected:
         error, allowed = relative_error(actual[name], expected[name]), relative_error(plain[name], expected[name])
         assert error <= 2 * allowed + 1e-6, name
+
+
+def test_flops_are_counted_on_the_meta_device():
+    """The split does (m^2 + q (m + q)) / (m + q)^2 of the dense products, counted by torch."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counted = {}
+    for impl in ("split", "reference"):
+        query, key, value = (torch.empty(1, 2, 12, 8, device="meta", requires_grad=True) for _ in range(3))
+        with FlopCounterMode(display=False) as counter:
+            prefix_attention(query, key, value, prefix=4, impl=impl).sum().backward()
+        counted[impl] = counter.get_total_flops()
+    assert counted["split"] / counted["reference"] == pytest.approx((4 * 4 + 8 * 12) / 12**2)
