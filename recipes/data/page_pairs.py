@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from encoders.images import ImageError, open_image
@@ -16,6 +17,9 @@ IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".p
 TEXT = ".md"
 # below so many records a share says nothing
 FEWEST = 20
+
+# a row's tokens, how many of them are its prompt, page and crops
+Record = tuple[list[int], int, tuple[Tensor, Tensor]]
 
 log = logging.getLogger(__name__)
 
@@ -78,29 +82,32 @@ class Pages(Dataset[PageBatch]):
             views.append(cut)
         return PageBatch.collate(rows, ImageBatch.collate(views), self.processor.padding_token)
 
-    def _readable(self, index: int) -> tuple:
+    def _readable(self, index: int) -> Record:
         for step in range(len(self.files)):
             path = self.files[(index + step) % len(self.files)]
             self.seen += 1
             try:
                 return self._read(path)
-            except (ImageError, OSError, UnicodeDecodeError, _BrokenError) as error:
+            except (ImageError, _BrokenError) as error:
                 self.broken += 1
-                told = str(error) if path.name in str(error) else f"{path}: {error}"
-                log.warning("%s; skipped, %d of %d records so far", told, self.broken, self.seen)
+                log.warning("%s; skipped, %d of %d records so far", error, self.broken, self.seen)
                 if self.broken > self.max_broken * max(self.seen, FEWEST):
                     raise ValueError(
-                        f"data.path: {self.broken} of {self.seen} pages cannot be read, the last one is {told}: mend "
+                        f"data.path: {self.broken} of {self.seen} pages cannot be read, the last one {error}: mend "
                         f"them, or raise data.max_broken above {self.max_broken}"
                     ) from None
         raise ValueError(f"data.path: none of its {len(self.files)} pages can be read; the log names each")
 
-    def _read(self, path: Path) -> tuple:
-        answer = self.processor.encode(path.with_suffix(TEXT).read_text(encoding="utf-8"))
+    def _read(self, path: Path) -> Record:
+        beside = path.with_suffix(TEXT)
+        try:
+            answer = self.processor.encode(beside.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise _BrokenError(f"{beside}: cannot be read ({error})") from None
         if not answer:
-            raise _BrokenError(f"{path.with_suffix(TEXT)}: is empty")
+            raise _BrokenError(f"{beside}: is empty")
         if self.processor.image_token in answer:
-            raise _BrokenError(f"{path.with_suffix(TEXT)}: holds {IMAGE}, which stands for an image")
+            raise _BrokenError(f"{beside}: holds {IMAGE}, which stands for an image")
         page, crops = self.processor.views(open_image(path))
         begin = [self.processor.begin_token, *self.processor.expand(self.prompt, [len(crops)])]
         if len(begin) >= self.length:

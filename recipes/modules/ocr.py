@@ -34,6 +34,7 @@ class OCR(Optimized):
 
     Raises:
         ValueError: a negative `load_balancing`.
+        TypeError: a network with a part that cannot be written down, see `mhc.describe`.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class OCR(Optimized):
         super().__init__()
         if load_balancing < 0:
             raise ValueError(f"load_balancing must not be negative, got {load_balancing}")
-        self.save_hyperparameters(logger=False)
+        # the node in the network's place: hyperparameters are copied
+        self.save_hyperparameters(logger=False, ignore=["network"])
+        self.save_hyperparameters({"network": describe(network)}, logger=False)
         self.network = network
         self.optimizer, self.lr_scheduler, self.load_balancing = optimizer, lr_scheduler, load_balancing
         self._metrics: dict[str, Tensor] = {}
@@ -93,7 +96,7 @@ class OCR(Optimized):
             balance = torch.stack([load_balancing_loss(routing, mask=batch.mask) for routing in routings]).sum()
             loss = loss + self.load_balancing * balance
             self._metrics["train/load_balancing"] = balance.detach()
-            if self._is_due(self.trainer.global_step + 1):
+            if self._trainer is not None and self._is_due(self.trainer.global_step + 1):
                 self._metrics |= _statistics(routings, batch.mask)
         self.log("train/loss", loss, prog_bar=True, logger=False)
         return loss
