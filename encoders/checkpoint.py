@@ -186,7 +186,11 @@ def save_weights(
                 name: names[name].of(state).detach().cpu().clone(memory_format=torch.contiguous_format)
                 for name in shard
             }
+            # safetensors makes files that nobody else may read
+            temporary[file].touch()
+            mode = temporary[file].stat().st_mode
             save_file(tensors, temporary[file], metadata={"format": "pt"})
+            temporary[file].chmod(mode)
         if len(shards) > 1:
             size = sum(slot.of(state).nbytes for slot in names.values())
             where = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}

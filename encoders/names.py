@@ -1,5 +1,7 @@
 """The released names of the vision side, and of the whole model (deepseek-ai/DeepSeek-OCR-2)."""
 
+from typing import Any
+
 from encoders.causal_flow import CausalFlowEncoder
 from encoders.deep_encoder import DeepEncoder
 from encoders.ocr2 import OCR2
@@ -16,7 +18,7 @@ LANGUAGE_MODEL = "qwen2_model.model.model."
 def _sam_tokenizer(module: SAMTokenizer) -> Names:
     names = whole(module.patch, at="patch.", under="patch_embed.proj.")
     names["pos_embed"] = Slot("positions")
-    sublayers = module.trunk.sublayers
+    sublayers: list[Any] = list(module.trunk.sublayers)
     for block in range(len(sublayers) // 2):
         under, at = f"blocks.{block}.", f"trunk.sublayers.{2 * block}."
         attention = sublayers[2 * block]

@@ -68,7 +68,8 @@ def load_sam(tokenizer: SAMTokenizer, folder: Folder, *, fresh: Sequence[str] = 
         CheckpointError: a source that does not fit or cannot be read; the tokenizer is as before.
     """
     prefix = _prefix(folder, "pos_embed", ("model.sam_model.", "sam_model.", "vision_encoder."))
-    names, path = released_names(tokenizer), ("vision_config", "sam_config")
+    names = released_names(tokenizer)
+    path: tuple[str, ...] = ("vision_config", "sam_config")
     if prefix == "vision_encoder.":
         names = {_as_sam(name): slot for name, slot in names.items()}
         fresh = [*fresh, "compressor.*"]
@@ -117,7 +118,7 @@ def _require_sublayers(settings: Settings, sublayers: nn.ModuleList) -> None:
             settings.require_plain_attention(sublayer.head_width)
             if (base := settings.rotary_base(sublayer.rotary_base)) != sublayer.rotary_base:
                 raise CheckpointError(
-                    f"the rotary base of the source is {base:g}, but ours is {sublayer.rotary_base:g}: set rotary_base"
+                    f"the rotary base of the source is {base}, but ours is {sublayer.rotary_base}: set rotary_base"
                 )
         elif isinstance(sublayer, MixtureOfExperts):
             settings.require("num_experts_per_tok", sublayer.chosen)

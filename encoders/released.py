@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from encoders.checkpoint import Checkpoint, CheckpointError, load_weights, read_json, save_weights, some
@@ -98,9 +98,12 @@ class _Undrawn(TorchFunctionMode):
     """Leave out the drawing of weights that are loaded a moment later."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
         if func in _DRAWING:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
-_DRAWING = {Tensor.normal_, Tensor.uniform_}
+# torch's initialisers come here as themselves, and what they call inside no more
+_DRAWING = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
+_DRAWING |= {nn.init.trunc_normal_, nn.init.xavier_uniform_}

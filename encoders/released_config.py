@@ -16,8 +16,15 @@ from mhc.mixture_of_experts import MixtureOfExperts
 
 COUNTS: dict[int, int | None] = {768: 144, 1024: 256}
 # what the released code has and its config.json does not say
-QWEN2_HALF_BILLION = {"width": 896, "depth": 24, "heads": 14, "key_value_heads": 2, "hidden": 4864, "rotary_base": 1e6}
-SAM_BASE = {"window": 14, "neck": 256, "patch": 16}
+QWEN2_HALF_BILLION: dict[str, Any] = {
+    "width": 896,
+    "depth": 24,
+    "heads": 14,
+    "key_value_heads": 2,
+    "hidden": 4864,
+    "rotary_base": 1e6,
+}
+SAM_BASE: dict[str, Any] = {"window": 14, "neck": 256, "patch": 16}
 
 SAM = {
     "attention_dropout": 0.0,
@@ -118,7 +125,7 @@ def _transformers_node(settings: Settings) -> Node:
 
 
 def _node(tokenizer: partial, encoder: partial, language: Settings, settings: Settings) -> Node:
-    tokens = {}
+    tokens: dict[str, Any] = {}
     for argument, (section, key) in {
         "image_token": (settings, "image_token_id"),
         "end_token": (language, "eos_token_id"),
@@ -129,7 +136,7 @@ def _node(tokenizer: partial, encoder: partial, language: Settings, settings: Se
                 raise CheckpointError(f"{section.name(key)} of config.json must be one token, got {section[key]!r}")
             tokens[argument] = section[key]
     queries = partial(QueryBank, width=encoder.keywords["width"], counts=COUNTS)
-    parts = {"tokenizer": tokenizer, "encoder": encoder, "queries": queries}
+    parts: dict[str, Any] = {"tokenizer": tokenizer, "encoder": encoder, "queries": queries}
     parts["decoder"] = decoder_of(language, tied=settings.get("tie_word_embeddings", False))
     return describe(partial(OCR2, **parts, **tokens))
 
@@ -149,7 +156,7 @@ def decoder_of(language: Settings, *, tied: bool) -> partial:
     language.require_plain_attention(width // heads)
     dense = partial(SwiGLU, hidden=language["intermediate_size"])
     blocks = _dense_blocks(language, depth)
-    feed_forward = dense
+    feed_forward: partial = dense
     if blocks < depth:
         feed_forward = partial(
             MixtureOfExperts,
@@ -164,7 +171,7 @@ def decoder_of(language: Settings, *, tied: bool) -> partial:
         key_value_heads=language.get("num_key_value_heads", heads),
         rotary_base=language.rotary_base(10000.0),
     )
-    parts = {"topology": Residual, "attention": attention, "feed_forward": feed_forward}
+    parts: dict[str, Any] = {"topology": Residual, "attention": attention, "feed_forward": feed_forward}
     if 0 < blocks < depth:
         parts |= {"dense_feed_forward": dense, "dense_blocks": blocks}
     return partial(

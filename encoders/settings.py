@@ -70,7 +70,7 @@ class Settings:
             raise CheckpointError(f"{self.name(key)} of config.json must be a square, got {value}")
         return int(sides.pop())
 
-    def rotary_base(self, default: float) -> float:
+    def rotary_base(self, default: float | None) -> Any:
         """The base of plain rotary positions, as older and newer files write it.
 
         Raises:
@@ -78,11 +78,11 @@ class Settings:
         """
         self.require("rope_scaling", None)
         if "rope_parameters" not in self:
-            return float(self.get("rope_theta", default))
+            return self.get("rope_theta", default)
         rope = self.section("rope_parameters")
         for key, wanted in (("rope_type", "default"), ("partial_rotary_factor", 1.0)):
             rope.require(key, wanted)
-        return float(rope.get("rope_theta", self.get("rope_theta", default)))
+        return rope.get("rope_theta", self.get("rope_theta", default))
 
     def require_plain_attention(self, head_width: int) -> None:
         """Raise a CheckpointError unless every layer attends to everything, without dropout, in heads of this width."""

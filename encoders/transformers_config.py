@@ -32,9 +32,12 @@ def transformers_fields(model: OCR2, node: Node) -> dict[str, Any]:
     """
     ours = _canonical(node)
     parts = ours["init_args"]
-    if any((parts[name] or {}).get("class_path") != class_path(made) for name, made in PARTS.items()):
+    queries = model.vision.queries
+    if queries is None or any(
+        (parts[name] or {}).get("class_path") != class_path(made) for name, made in PARTS.items()
+    ):
         return {}
-    parts["queries"]["init_args"]["counts"] = {str(side): count for side, count in model.vision.queries.counts.items()}
+    parts["queries"]["init_args"]["counts"] = {str(side): count for side, count in queries.counts.items()}
     tokenizer, encoder, decoder = (parts[name]["init_args"] for name in ("tokenizer", "encoder", "decoder"))
     sublayers = {name: decoder[name] for name in ("attention", "feed_forward", "dense_feed_forward") if decoder[name]}
     attention, experts = sublayers["attention"]["init_args"], sublayers["feed_forward"]["init_args"]

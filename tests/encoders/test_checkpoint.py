@@ -295,6 +295,12 @@ def test_tensors_are_read_one_at_a_time(tmp_path, monkeypatch):
     assert max(most) <= 2
 
 
+def test_texts_are_written_with_the_weights_and_all_files_are_as_readable(tmp_path):
+    save_weights(nn.Linear(4, 3), tmp_path, shard_bytes=1, beside={"config.json": "{}"})
+    assert (tmp_path / "config.json").read_text() == "{}"
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
 def test_names_may_be_given(tmp_path):
     first, second = nn.Linear(4, 3), nn.Linear(4, 3)
     names = {"upper": Slot("weight", (slice(0, 1),)), "lower": Slot("weight", (slice(1, 3),)), "b": Slot("bias")}

@@ -253,6 +253,12 @@ def test_a_checkpoint_keeps_its_dtype_unless_another_is_asked_for(folder, tmp_pa
         load_ocr2(tmp_path)
 
 
+def test_loading_draws_no_random_number(folder):
+    before = torch.get_rng_state()
+    load_ocr2(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # other parts
 
 
