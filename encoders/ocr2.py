@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class OCR2(Described):
         self.image_token, self.end_token, self.padding_token = image_token, end_token, padding_token
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
+    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> "OCR2":
         """Read a checkpoint: the released one, one that transformers wrote, or one of `save_pretrained`.
 
         Args:

@@ -46,9 +46,7 @@ def build(node: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: a node of another form, a class that cannot be found or is no module, or arguments it refuses.
     """
-    made = _construct(node)()
-    assert isinstance(made, nn.Module)
-    return made
+    return _made(_construct(node), node)
 
 
 def _describe(value: Any, where: str) -> Any:
@@ -103,10 +101,18 @@ def _construct(node: Mapping[str, Any]) -> partial:
     return partial(made, **{name: _value(value, _is_factory(hints.get(name))) for name, value in arguments.items()})
 
 
+def _made(construct: partial, node: Mapping[str, Any]) -> nn.Module:
+    try:
+        inspect.signature(construct.func).bind(**construct.keywords)
+    except TypeError as error:
+        raise ValueError(f"{node['class_path']}: {error}") from None
+    return construct()
+
+
 def _value(value: Any, factory: bool) -> Any:
     if isinstance(value, Mapping) and "class_path" in value:
         made = _construct(value)
-        return made if factory else made()
+        return made if factory else _made(made, value)
     if isinstance(value, Mapping):
         # JSON knows string keys alone
         return {_key(key): _value(item, factory) for key, item in value.items()}

@@ -44,7 +44,7 @@ LANGUAGE = {
     "v_head_dim": 0,
     "vocab_size": 129280,
 }
-# as deepseek-ai/DeepSeek-OCR-2 has it
+# in the form of deepseek-ai/DeepSeek-OCR-2, by its published dimensions
 RELEASED = {
     "architectures": ["DeepseekOCR2ForCausalLM"],
     "candidate_resolutions": [[1024, 1024]],

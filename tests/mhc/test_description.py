@@ -114,6 +114,7 @@ def test_what_cannot_be_written_down_is_named(component, name):
         ({"class_path": "nowhere.Nothing"}, "nowhere.Nothing cannot be found"),
         ({"class_path": "Nothing"}, "cannot be found"),
         ({"class_path": "mhc.SwiGLU", "init_args": {"wide": 3}}, "mhc.SwiGLU takes no argument wide"),
+        ({"class_path": "mhc.SwiGLU", "init_args": {"width": 3}}, "mhc.SwiGLU: missing a required argument: 'hidden'"),
         ({"init_args": {}}, "a component is"),
         ([], "a component is"),
         ({"class_path": "mhc.SwiGLU", "arguments": {}}, "a component is"),
