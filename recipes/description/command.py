@@ -111,6 +111,5 @@ def _(
 
 
 def wide_console() -> Console:
-    """The standard output; where it is no terminal, as wide as the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    """The standard output, never narrower than the tables: numbers are not cut, a narrow terminal wraps the lines."""
+    return Console(width=max(Console().width, 120))
