@@ -58,9 +58,10 @@ class PrefixAttention(Attention):
         Raises:
             ValueError: a context with a mask or a cache, which would not be read.
         """
-        if context is not None and (context.mask is not None or context.cache is not None):
+        if context is not None and any(given is not None for given in (context.mask, context.documents, context.cache)):
             raise ValueError(
-                f"{type(self).__name__} reads whole views: give it a context without mask and cache, views of one size"
+                f"{type(self).__name__} reads whole views: give it a context without mask, documents and cache, views of "
+                "one size"
             )
         return super().forward(x, context)
 

@@ -60,7 +60,7 @@ class Attention(Described):
         self.key_norm = RMSNorm(self.head_width) if query_key_norm else nn.Identity()
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
-        """[B, S, C] -> [B, S, C]; reads positions, mask and cache from the context."""
+        """[B, S, C] -> [B, S, C]; reads positions, mask, documents and cache from the context."""
         context = context or Context()
         batch, length, width = x.shape
         heads = self.query_key_value(self.norm(x)).view(batch, length, -1, self.head_width)
@@ -78,7 +78,7 @@ class Attention(Described):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
         new, seen = query.shape[2], key.shape[2]
         grouped = self.heads != self.key_value_heads
-        if self.causal and new == seen > 1 and context.mask is None:
+        if self.causal and new == seen > 1 and context.mask is None and context.documents is None:
             return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
         visible = context.visible(new, seen, self.causal, query.device)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, enable_gqa=grouped)

@@ -23,6 +23,8 @@ class Context:
     Attributes:
         positions: of the tokens, [S] or [B, S]; None counts on from those that the sublayer has in the cache.
         mask: [B, tokens in the cache and new], True where a token is real and may be seen; None where all are.
+        documents: [B, tokens in the cache and new], number of the document that a token belongs to; a token sees its own
+            document alone. None where a row is one document.
         prefix: tokens at the start that see all of one another, for attention over a prefix and queries.
         grid: (rows, columns) that the tokens fill in raster order, for attention in windows.
         memory: [B, M, D] that cross-attention reads.
@@ -34,6 +36,7 @@ class Context:
 
     positions: Tensor | None = None
     mask: Tensor | None = None
+    documents: Tensor | None = None
     prefix: int = 0
     grid: tuple[int, int] | None = None
     memory: Tensor | None = None
@@ -64,21 +67,24 @@ class Context:
         A causal token that is not real sees itself, so that its softmax is over something.
 
         Raises:
-            ValueError: the mask is of another number of tokens.
+            ValueError: mask or documents of another number of tokens.
         """
-        if self.mask is not None and self.mask.shape[-1] != seen:
-            raise ValueError(f"the mask is of {self.mask.shape[-1]} tokens, but {seen} are to be seen")
+        for name, given in (("mask is", self.mask), ("documents are", self.documents)):
+            if given is not None and given.shape[-1] != seen:
+                raise ValueError(f"the {name} of {given.shape[-1]} tokens, but {seen} are to be seen")
         causal = causal and new > 1
-        if self.mask is None and not causal:
+        if self.mask is None and self.documents is None and not causal:
             return None
         key = (new, seen, causal)
         if key not in self._visible:
-            if self.mask is None:
-                visible = torch.ones(new, seen, dtype=torch.bool, device=device).tril(seen - new)
-            else:
-                visible = self.mask[:, None, None]
+            visible = torch.ones(new, seen, dtype=torch.bool, device=device)
+            if causal:
+                visible = visible.tril(seen - new)
+            if self.documents is not None:
+                visible = visible & (self.documents[:, None, seen - new :, None] == self.documents[:, None, None])
+            if self.mask is not None:
+                visible = visible & self.mask[:, None, None]
                 if causal:
-                    visible = visible & torch.ones(new, seen, dtype=torch.bool, device=device).tril(seen - new)
                     visible = visible | torch.eye(seen, dtype=torch.bool, device=device)[seen - new :]
             self._visible[key] = visible
         return self._visible[key]

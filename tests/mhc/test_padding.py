@@ -1,4 +1,4 @@
-"""A mask hides padding: what is real comes out as it does alone."""
+"""A mask hides padding, and documents one another: what is real comes out as it does alone."""
 
 import pytest
 import torch
@@ -50,7 +50,34 @@ def test_bidirectional_attention_takes_the_mask_too():
     assert relative_error(layer(x, Context(mask=mask))[:, shown], expected) < 1e-12
 
 
-def test_a_mask_of_another_length_is_refused():
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+def test_documents_of_one_row_do_not_see_one_another(padded):
+    model = randomise(language_model(TOPOLOGIES["mhc"]), 0.2).double()
+    lengths = (3, 5, 1, 4)
+    documents = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None].expand(2, -1)
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    mask = torch.ones(2, sum(lengths), dtype=torch.bool)
+    mask[1, -4:] = not padded
+    rows = tokens(2, sum(lengths))
+    packed = model(rows, Context(positions=positions, documents=documents, mask=mask if padded else None))
+    assert torch.isfinite(packed).all()
+    for row in range(2):
+        ends = torch.tensor(lengths).cumsum(0)
+        for length, end in zip(lengths, ends, strict=True):
+            place = slice(int(end) - length, int(end))
+            if mask[row, place].all():
+                assert relative_error(packed[row, place], model(rows[row : row + 1, place])[0]) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("context", "named"),
+    [
+        (Context(mask=torch.ones(1, 3, dtype=torch.bool)), "mask is"),
+        (Context(documents=torch.ones(1, 3, dtype=torch.int64)), "documents are"),
+    ],
+    ids=["mask", "documents"],
+)
+def test_another_length_is_refused(context, named):
     model = language_model(TOPOLOGIES["residual"])
-    with pytest.raises(ValueError, match="the mask is of 3 tokens, but 4 are to be seen"):
-        model(tokens(1, 4), Context(mask=torch.ones(1, 3, dtype=torch.bool)))
+    with pytest.raises(ValueError, match=f"the {named} of 3 tokens, but 4 are to be seen"):
+        model(tokens(1, 4), context)
