@@ -60,8 +60,8 @@ class PrefixAttention(Attention):
         """
         if context is not None and any(given is not None for given in (context.mask, context.documents, context.cache)):
             raise ValueError(
-                f"{type(self).__name__} reads whole views: give it a context without mask, documents and cache, views of "
-                "one size"
+                f"{type(self).__name__} reads whole views: give it a context without mask, documents and cache, and "
+                "views of one size"
             )
         return super().forward(x, context)
 

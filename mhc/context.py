@@ -23,8 +23,8 @@ class Context:
     Attributes:
         positions: of the tokens, [S] or [B, S]; None counts on from those that the sublayer has in the cache.
         mask: [B, tokens in the cache and new], True where a token is real and may be seen; None where all are.
-        documents: [B, tokens in the cache and new], number of the document that a token belongs to; a token sees its own
-            document alone. None where a row is one document.
+        documents: [B, tokens in the cache and new], number of a token's document, which alone it sees; None where a
+            row is one document.
         prefix: tokens at the start that see all of one another, for attention over a prefix and queries.
         grid: (rows, columns) that the tokens fill in raster order, for attention in windows.
         memory: [B, M, D] that cross-attention reads.

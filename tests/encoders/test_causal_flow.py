@@ -195,5 +195,5 @@ def test_what_does_not_fit_is_named(visual, queries, named):
     "context", [Context(mask=torch.ones(1, 4, dtype=torch.bool), prefix=2), Context(cache=KeyValueCache(), prefix=2)]
 )
 def test_a_context_that_would_not_be_read_is_refused(context):
-    with pytest.raises(ValueError, match="without mask and cache"):
+    with pytest.raises(ValueError, match="without mask, documents and cache"):
         PrefixAttention(WIDTH, heads=HEADS)(torch.zeros(1, 4, WIDTH), context)
