@@ -85,7 +85,7 @@ class SignalGain(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Keep the norms of the gradients that the step to be probed applies."""
         if self._is_due(trainer, trainer.global_step + 1):
-            trunk = pl_module.network.trunk
+            trunk = pl_module.trunk
             self._gradients = {
                 f"gradient_norm/sublayer_{k:02d}": norm_of_gradients([*sublayer.parameters(), *topology.parameters()])
                 for k, (sublayer, topology) in enumerate(zip(trunk.sublayers, trunk.topologies, strict=True))

@@ -50,7 +50,7 @@ data:
     validation_fraction: 0.3
     validation_batches: 1
     views: {global_size: 64, crop_size: 32, max_crops: 2}
-signal_gain: {every_n_steps: 1000, figures: false}
+signal_gain: {every_n_steps: 1, figures: false}
 trainer:
   max_epochs: 1
   max_steps: -1
