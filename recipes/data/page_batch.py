@@ -10,6 +10,9 @@ from encoders.views import ImageBatch, Views
 
 IGNORED = -100  # a label that nothing is asked at, as torch's cross_entropy has it
 
+# a sample's tokens, and how many of them at the start are its prompt
+Sample = tuple[list[int], int]
+
 
 class PageBatch(NamedTuple):
     """Rows of text around image slots, padded on the right; Lightning moves and converts each tensor.
@@ -21,6 +24,8 @@ class PageBatch(NamedTuple):
         pages: [I, 3, G, G], of the images that fill the slots, row by row; None where no row has any.
         crops: [K, 3, c, c] of all images; None where no image has any.
         crop_counts: of each image.
+        documents: [B, S], number of the sample in its row that a token belongs to, -1 for padding; None where a row
+            is one sample.
     """
 
     tokens: Tensor
@@ -29,32 +34,50 @@ class PageBatch(NamedTuple):
     pages: Tensor | None = None
     crops: Tensor | None = None
     crop_counts: tuple[int, ...] = ()
+    documents: Tensor | None = None
 
     @property
     def images(self) -> ImageBatch | None:
         """The images together, None where there are none."""
         return None if self.pages is None else ImageBatch(self.pages, self.crops, self.crop_counts)
 
+    @property
+    def positions(self) -> Tensor | None:
+        """[B, S], of the tokens in their samples, each from 0; None where a row is one sample."""
+        if self.documents is None:
+            return None
+        places = torch.arange(self.documents.shape[1], device=self.documents.device).expand_as(self.documents)
+        begins = torch.ones_like(self.documents, dtype=torch.bool)
+        begins[:, 1:] = self.documents[:, 1:] != self.documents[:, :-1]
+        return places - torch.where(begins, places, 0).cummax(1).values
+
     @classmethod
-    def collate(cls, rows: Sequence[tuple[list[int], int]], images: ImageBatch | None, padding_token: int) -> Self:
-        """Pad rows (token numbers, how many at the start are not asked for) to one length.
+    def collate(cls, rows: Sequence[Sample], images: ImageBatch | None, padding_token: int) -> Self:
+        """Pad samples, each a row of its own, to one length.
 
         Args:
-            rows: a row's tokens begin with the prompt, whose tokens are no labels.
+            rows: (token numbers, how many at the start are the prompt's, which are no labels).
             images: of the rows' slots.
             padding_token: fills the rows; it is never asked for.
         """
-        length = max(len(tokens) for tokens, _ in rows)
-        tokens = torch.full((len(rows), length), padding_token)
-        labels = torch.full((len(rows), length), IGNORED)
-        mask = torch.zeros(len(rows), length, dtype=torch.bool)
-        for row, (numbers, prompt) in enumerate(rows):
-            text = torch.tensor(numbers)
-            tokens[row, : len(text)], mask[row, : len(text)] = text, True
-            # the token before the answer's first is asked for it, the last token of all for nothing
-            labels[row, prompt - 1 : len(text) - 1] = text[prompt:]
-        found = () if images is None else (images.pages, images.crops, images.crop_counts)
-        return cls(tokens, labels, mask, *found)
+        return cls.collate_packed([[row] for row in rows], images, padding_token)._replace(documents=None)
+
+    @classmethod
+    def collate_packed(cls, rows: Sequence[Sequence[Sample]], images: ImageBatch | None, padding_token: int) -> Self:
+        """Pad rows of several samples each to one length; see `collate`, and `documents` for what tells them apart."""
+        shape = len(rows), max(sum(len(numbers) for numbers, _ in row) for row in rows)
+        tokens, labels = torch.full(shape, padding_token), torch.full(shape, IGNORED)
+        documents = torch.full(shape, -1)
+        for number, row in enumerate(rows):
+            begin = 0
+            for document, (numbers, prompt) in enumerate(row):
+                text, end = torch.tensor(numbers), begin + len(numbers)
+                tokens[number, begin:end], documents[number, begin:end] = text, document
+                # the token before the answer's first is asked for it, a sample's last token for nothing
+                labels[number, begin + prompt - 1 : end - 1] = text[prompt:]
+                begin = end
+        found = (None, None, ()) if images is None else (images.pages, images.crops, images.crop_counts)
+        return cls(tokens, labels, documents >= 0, *found, documents)
 
 
 def empty_images(views: Views, width: int, height: int) -> ImageBatch:
