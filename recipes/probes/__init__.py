@@ -1,0 +1,1 @@
+"""Probes of trained encoders: in which order do the queries look at a page."""
