@@ -4,6 +4,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from recipes.environment import environment
 from recipes.files import AtomicCheckpointIO, replace_json
 from recipes.loggers import MetricsFile
 from recipes.memory import forget_peak_memory, peak_memory_mb
+
+# what a module's validation may give
+VALIDATION = ("val/loss", "val/accuracy")
 
 
 def checkpoint_defaults(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -139,12 +143,14 @@ class RunRecord(Callback):
             self._write(trainer, "running")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the validation loss."""
+        """Log what validation gave, the loss among it."""
         if trainer.sanity_checking or "val/loss" not in trainer.callback_metrics:
             return
-        loss = float(trainer.callback_metrics["val/loss"])
-        self._validated, self._content["val_loss"] = trainer.global_step, loss
-        log_metrics(trainer, {"val/loss": loss}, trainer.global_step)
+        given = trainer.callback_metrics
+        found = {name: float(given[name]) for name in VALIDATION if name in given}
+        self._validated = trainer.global_step
+        self._content |= _as_fields(found)
+        log_metrics(trainer, found, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the last step, if it was not."""
@@ -176,7 +182,7 @@ class RunRecord(Callback):
             "seconds": self._total_seconds,
             "tokens": self._total_tokens,
             "resumed_at": list(self.resumed_at),
-            "val_loss": self._content.get("val_loss"),
+            "validation": {key: value for key, value in self._content.items() if key.startswith("val_")},
             "step_ms": torch.tensor(self._step_ms, dtype=torch.float32),
             "peak_memory_mb": self._peak_memory(),
         }
@@ -185,7 +191,7 @@ class RunRecord(Callback):
         """Add to the run that is resumed."""
         self._total_seconds, self._total_tokens = state_dict["seconds"], state_dict["tokens"]
         self.resumed_at = list(state_dict["resumed_at"])
-        self._content["val_loss"] = state_dict["val_loss"]
+        self._content |= state_dict["validation"]
         self._step_ms, self._earlier_peak_mb = state_dict["step_ms"].tolist(), state_dict["peak_memory_mb"]
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -215,10 +221,11 @@ class RunRecord(Callback):
 
     def _has_row(self, trainer: Trainer, step: int) -> bool:
         files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
-        loss = next((file.value("val/loss", step) for file in files), None)
-        if loss is not None:
-            self._validated, self._content["val_loss"] = step, loss
-        return loss is not None
+        rows = {name: next((file.value(name, step) for file in files), None) for name in VALIDATION}
+        if rows["val/loss"] is not None:
+            self._validated = step
+            self._content |= _as_fields({name: value for name, value in rows.items() if value is not None})
+        return rows["val/loss"] is not None
 
     def _validate_once(self, trainer: Trainer) -> None:
         known = self._validated == trainer.global_step or self._has_row(trainer, trainer.global_step)
@@ -269,7 +276,8 @@ class RunRecord(Callback):
         cell = Path(trainer.default_root_dir) / "cell.json"
         axes = json.loads(cell.read_text()).get("axes", {}) if cell.exists() else {}
         arguments = {**_leaves(dict(pl_module.hparams)), **{f"axis/{name}": value for name, value in axes.items()}}
-        names = ("val_loss", "loss", "step_ms", "params", "flops_per_token", "gain_forward", "gain_backward")
+        names = ("val_loss", "val_accuracy", "loss", "step_ms", "params", "flops_per_token")
+        names += ("gain_forward", "gain_backward")
         metrics = {f"final/{name}": self._content[name] for name in names if self._content.get(name) is not None}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -287,6 +295,11 @@ def _costs(module: LightningModule, sequence_length: int | None) -> dict[str, An
         else:
             costs = {"params": budget.parameters, "flops_per_token": budget.flops_per_token}
     return costs
+
+
+def _as_fields(metrics: Mapping[str, float]) -> dict[str, float]:
+    """val/loss -> val_loss."""
+    return {name.replace("/", "_"): value for name, value in metrics.items()}
 
 
 def _now(module: LightningModule) -> float:

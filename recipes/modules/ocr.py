@@ -1,10 +1,11 @@
 """The whole model, views of pages and text -> text, as a Lightning module."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoders.ocr2 import OCR2
 from encoders.views import ImageBatch, Views
@@ -31,9 +32,11 @@ class OCR(Optimized):
         optimizer: parameter groups -> optimizer.
         lr_scheduler: optimizer -> schedule, stepped once an optimizer step; None holds the rate.
         load_balancing: weight of the load-balancing loss; 0.001 in the paper's models.
+        watched: path within the network of the trunk that `probe` looks into: decoder.trunk, vision.encoder.trunk,
+            vision.tokenizer.trunk, or one of mBART's two, vision.encoder.encoder and vision.encoder.decoder.
 
     Raises:
-        ValueError: a negative `load_balancing`.
+        ValueError: a negative `load_balancing`, or a `watched` that is no trunk.
         TypeError: a network with a part that cannot be written down, see `mhc.describe`.
     """
 
@@ -43,22 +46,27 @@ class OCR(Optimized):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None = None,
         load_balancing: float = 0.001,
+        watched: str = "decoder.trunk",
     ) -> None:
         super().__init__()
         if load_balancing < 0:
             raise ValueError(f"load_balancing must not be negative, got {load_balancing}")
+        trunks = [name for name, part in network.named_modules() if isinstance(part, Trunk)]
+        if watched not in trunks:
+            raise ValueError(f"watched must be a trunk of the network, {', '.join(trunks)}, got {watched!r}")
         # the node in the network's place: hyperparameters are copied
         self.save_hyperparameters(logger=False, ignore=["network"])
         self.save_hyperparameters({"network": describe(network)}, logger=False)
         self.network = network
         self.optimizer, self.lr_scheduler, self.load_balancing = optimizer, lr_scheduler, load_balancing
+        self.watched = watched
         self._metrics: dict[str, Tensor] = {}
         self._logged = -1
 
     @property
     def trunk(self) -> Trunk:
-        """The decoder's."""
-        return self.network.decoder.trunk
+        """The one that is watched."""
+        return cast(Trunk, self.network.get_submodule(self.watched))
 
     def setup(self, stage: str) -> None:
         """Compare the tokens.
@@ -90,7 +98,7 @@ class OCR(Optimized):
     def training_step(self, batch: PageBatch, batch_idx: int) -> Tensor:
         """Cross-entropy and load balancing, a scalar."""
         routings: list[Routing] = []
-        loss = cross_entropy(self(batch.tokens, batch.images, Context(routings=routings)), batch.labels)
+        loss = cross_entropy(self._read(batch, routings=routings), batch.labels)
         self._metrics = {"train/cross_entropy": loss.detach()}
         if routings:
             balance = torch.stack([load_balancing_loss(routing, mask=batch.mask) for routing in routings]).sum()
@@ -109,14 +117,31 @@ class OCR(Optimized):
             log_metrics(self.trainer, {name: float(value) for name, value in self._metrics.items()}, step)
 
     def validation_step(self, batch: PageBatch, batch_idx: int) -> None:
-        """Log the mean cross-entropy over the held-out pages' tokens as `val/loss`."""
-        loss = cross_entropy(self(batch.tokens, batch.images), batch.labels)
-        asked = int((batch.labels >= 0).sum())
-        self.log("val/loss", loss, prog_bar=True, logger=False, on_epoch=True, sync_dist=True, batch_size=asked)
+        """Log means over the tokens that are asked for: `val/loss`, and `val/accuracy` of the likeliest token."""
+        logits, asked = self._read(batch), batch.labels >= 0
+        found = {
+            "val/loss": cross_entropy(logits, batch.labels),
+            "val/accuracy": (logits.argmax(-1) == batch.labels)[asked].float().mean(),
+        }
+        tokens = int(asked.sum())
+        self.log_dict(found, prog_bar=True, logger=False, on_epoch=True, sync_dist=True, batch_size=tokens)
 
     def probe(self, batch: PageBatch, observe: Observer) -> Tensor:
-        """Run a batch while `observe(index, topology, state, carry)` looks into the decoder; returns the logits."""
-        return self(batch.tokens, batch.images, Context(observe=observe))
+        """Run a batch while `observe(index, topology, state, carry)` looks into the watched trunk; returns the logits.
+
+        The tokenizer and the encoder run for the pages first and then for the crops, which are not looked at.
+        """
+
+        def look(trunk: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            handle.remove()
+            x, *given = arguments
+            return x, replace(given[0] if given else Context(), observe=observe)
+
+        handle = self.trunk.register_forward_pre_hook(look)
+        try:
+            return self._read(batch)
+        finally:
+            handle.remove()
 
     def budget(self, sequence_length: int, views: Views | None = None) -> Budget:
         """Count parameters and FLOPs of a training step on one typical page, on a copy without storage.
@@ -137,6 +162,10 @@ class OCR(Optimized):
                 cross_entropy(network(tokens, images), tokens).backward()
         parameters = sum(parameter.numel() for parameter in network.parameters())
         return Budget(parameters, counter.total / tokens.numel())
+
+    def _read(self, batch: PageBatch, **more: Any) -> Tensor:
+        given = {name: getattr(batch, name, None) for name in ("positions", "documents")}
+        return self(batch.tokens, batch.images, Context(**given, **more))
 
     def _is_due(self, step: int) -> bool:
         return step % max(self.trainer.log_every_n_steps, 1) == 0 or step == self.trainer.max_steps

@@ -1,6 +1,7 @@
 """The Lightning module of the whole model: loss, metrics, budget, optimizer, checkpoint, errors."""
 
 import csv
+import json
 from functools import partial
 
 import pytest
@@ -82,12 +83,63 @@ def test_padding_changes_nothing(network):
     assert torch.allclose(module(network).training_step(longer, 0), loss, atol=1e-6)
 
 
-def test_probe_looks_into_the_decoder(network):
-    one, seen = batch(), []
-    logits = module(network).probe(one, lambda index, topology, state, carry: seen.append(index))
-    assert seen == [0, 1, 2, 3]
-    assert torch.equal(logits, network(one.tokens, one.images))
-    assert module(network).trunk is network.decoder.trunk
+MBART = {
+    "class_path": "encoders.mbart.MBARTEncoder",
+    "init_args": {"width": 16, "heads": 2, "hidden": 16, "encoder_depth": 1, "decoder_depth": 1, "max_positions": 32},
+}
+
+
+@pytest.mark.parametrize(
+    ("watched", "sublayers", "tokens"),
+    [
+        ("decoder.trunk", 4, (2, 39)),
+        ("vision.tokenizer.trunk", 2, (2, 64)),
+        ("vision.encoder.encoder", 2, (2, 16)),
+        ("vision.encoder.decoder", 3, (2, 16)),
+    ],
+)
+def test_probe_looks_into_the_watched_trunk(watched, sublayers, tokens):
+    """Of the pages alone: the crops go through the same trunks, and gains of two passes must not be multiplied."""
+    node = parse_yaml(TEXT)["model"]["init_args"]["network"]
+    node["init_args"]["encoder"] = MBART
+    other, one, seen = randomise(build(node), 0.1), batch(), []
+    made = module(other, watched=watched)
+
+    def look(index, topology, state, carry):
+        seen.append((index, topology, state.flatten(1, -2).shape[:2]))
+
+    logits = made.probe(one, look)
+    assert made.trunk is other.get_submodule(watched)
+    assert [(index, topology) for index, topology, _ in seen] == list(enumerate(made.trunk.topologies))[:sublayers]
+    assert len(seen) == sublayers
+    assert {shape for *_, shape in seen} == {tokens}
+    assert torch.equal(logits, other(one.tokens, one.images))
+    made(one.tokens, one.images)
+    assert len(seen) == sublayers
+
+
+def test_watched_is_a_trunk(network):
+    with pytest.raises(ValueError, match=r"watched must be a trunk of the network, .*decoder\.trunk, got 'decoder'"):
+        module(network, watched="decoder")
+
+
+def test_accuracy_is_over_all_tokens(network):
+    """Over two batches, one with many tokens and one with few, as Lightning averages them."""
+    both = batch()
+    parts = [both, both._replace(labels=F.pad(both.labels[:, :-5], (0, 5), value=-100))]
+    made, asked, right = module(network), 0, 0
+    logged = []
+    made.log_dict = lambda found, batch_size, **_: logged.append((found["val/accuracy"], batch_size))
+    for part in parts:
+        logits = network(part.tokens, part.images)
+        # some of them right
+        labels = torch.where(torch.arange(part.labels.shape[1]) % 3 == 0, logits.argmax(-1), part.labels)
+        labels = torch.where(part.labels < 0, -100, labels)
+        made.validation_step(part._replace(labels=labels), 0)
+        asked += int((labels >= 0).sum())
+        right += int((logits.argmax(-1) == labels).sum())
+    assert 0 < right < asked == sum(size for _, size in logged)
+    assert sum(float(share) * size for share, size in logged) == pytest.approx(right)
 
 
 def test_budget_leaves_model_and_random_state_alone(network):
@@ -145,7 +197,9 @@ def test_metrics_are_there_once_a_step(fitted):
         assert values[step, "router/dropped"] == 0.0
         assert values[step, "router/largest_load"] >= 1.0
         assert values[step, "router/sublayer_03/largest_load"] == values[step, "router/largest_load"]
-    assert (2, "val/loss") in values
+    assert {(2, "val/loss"), (2, "val/accuracy")} <= set(values)
+    status = json.loads((folder / "run" / "status.json").read_text())
+    assert (status["val_loss"], status["val_accuracy"]) == (values[2, "val/loss"], values[2, "val/accuracy"])
     assert cli.trainer.global_step == 2
 
 
