@@ -83,6 +83,17 @@ def count_flops(resolved: Resolved, sequence_length: int) -> float | None:
     return _flops[key]
 
 
+def check_sources(resolved: Resolved) -> None:
+    """Look at the weights that the model starts with; raises UserError for what is missing or does not fit."""
+    with torch.device("meta"):
+        model = resolved.build("model")
+    if hasattr(model, "check_sources"):
+        try:
+            model.check_sources()
+        except Exception as error:
+            raise resolved.explain(error) from None
+
+
 def check_data(resolved: Resolved) -> None:
     """Set the data up once; raises UserError for a corpus that is missing, empty, or short, or a small vocabulary."""
     if not resolved.tree.get("data"):

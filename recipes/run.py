@@ -16,7 +16,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from recipes.ablation.options import Options
 from recipes.callbacks import DivergedError, Interrupted
-from recipes.checks import CHECKPOINT_BYTES_PER_PARAMETER, check_data, check_folder, check_model, check_trainer
+from recipes.checks import (
+    CHECKPOINT_BYTES_PER_PARAMETER,
+    check_data,
+    check_folder,
+    check_model,
+    check_sources,
+    check_trainer,
+)
 from recipes.cli import CLI, GROUPS, Resolved
 from recipes.configuration import Source, Tree, differences, parse_yaml, to_yaml
 from recipes.errors import UserError
@@ -50,6 +57,7 @@ def run(source: Source, options: Options) -> int:
                 return 0
         check_trainer(resolved)
         parameters = check_model(resolved).parameters
+        check_sources(resolved)
         check_data(resolved)
         check_folder(folder, CHECKPOINT_BYTES_PER_PARAMETER * parameters)
         if options.restart and first:

@@ -18,6 +18,7 @@ from recipes.checks import (
     check_data,
     check_folder,
     check_model,
+    check_sources,
     check_trainer,
     count_parameters,
 )
@@ -111,6 +112,7 @@ def prepare(source: Source, options: Options) -> Work:
     here = not options.plan or ablation.scale == "cpu"
     if not options.plan:
         check_accelerator(ablation.scale, next(iter(checked.values())).resolved, options.overrides)
+        _once(checked, "model", check_sources)
     if here:
         _once(checked, "trainer", check_trainer)
         _once(checked, "data", check_data)

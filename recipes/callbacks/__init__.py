@@ -2,6 +2,8 @@
 
 from recipes.callbacks.divergence_guard import DivergedError, DivergenceGuard
 from recipes.callbacks.interruption import Interrupted, Interruption
+from recipes.callbacks.model_folder import ModelFolder
+from recipes.callbacks.page_samples import PageSamples
 from recipes.callbacks.run_record import RunRecord, checkpoint_defaults
 from recipes.callbacks.signal_gain import SignalGain
 
@@ -10,6 +12,8 @@ __all__ = [
     "DivergenceGuard",
     "Interrupted",
     "Interruption",
+    "ModelFolder",
+    "PageSamples",
     "RunRecord",
     "SignalGain",
     "checkpoint_defaults",

@@ -1,5 +1,6 @@
 """Pictures of a probe, drawn without a display."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,26 @@ def mixing_heat_maps(mixings: Sequence[Tensor | None], step: int) -> NDArray[np.
         axes.set(title=f"sublayer {k}", xticks=[], yticks=[])
     figure.colorbar(image, ax=panels)
     figure.suptitle(f"H_res (row: out, column: in), step {step}")
+    return _pixels(figure)
+
+
+def page_reading(page: Tensor | None, read: str, truth: str, step: int) -> NDArray[np.uint8]:
+    """A page [3, H, W] of values about 0, what was read in it and what is there: an RGBA image [height, width, 4]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), dpi=100, layout="constrained")
+    left, *others = figure.subplots(1, 3)
+    if page is not None:
+        lowest, highest = float(page.min()), float(page.max())
+        left.imshow(((page - lowest) / max(highest - lowest, 1e-6)).movedim(0, -1).numpy())
+    left.set(title=f"page, step {step}", xticks=[], yticks=[])
+    for axes, title, text in zip(others, ("read", "truth"), (read, truth), strict=True):
+        lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 32) or [""]]
+        # a dollar would begin a formula
+        shown = "\n".join(lines[:24]).replace("$", r"\$")
+        axes.text(0, 1, shown, va="top", family="monospace", size=8, transform=axes.transAxes)
+        axes.set(title=title)
+        axes.set_axis_off()
     return _pixels(figure)
 
 

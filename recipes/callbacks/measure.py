@@ -1,6 +1,7 @@
 """Measurements that several callbacks share."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from weakref import WeakKeyDictionary
 
 import torch
@@ -58,3 +59,17 @@ def validate(trainer: Trainer) -> None:
     loop.run()
     trainer.state.stage = stage
     connector._first_loop_iter = first
+
+
+@contextlib.contextmanager
+def undisturbed(module: LightningModule) -> Iterator[None]:
+    """Evaluation mode, no gradients, no compiled code; modes and random states are put back."""
+    modes = {part: part.training for part in module.modules()}
+    devices = [module.device] if module.device.type == "cuda" else []
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

@@ -82,6 +82,7 @@ class RunRecord(Callback):
         self._device, self._earlier_peak_mb = torch.device("cpu"), 0.0
         self._norm: Tensor | None = None
         self._rate = 0.0
+        self._rates: dict[str, float] = {}
         self._validated = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -109,6 +110,7 @@ class RunRecord(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Keep gradient norm (before clipping) and learning rate of the step."""
         self._norm, self._rate = gradient_norm(trainer, pl_module), optimizer.param_groups[0]["lr"]
+        self._rates = {group["name"]: group["lr"] for group in optimizer.param_groups if "name" in group}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -137,6 +139,7 @@ class RunRecord(Callback):
             "train/gradient_norm": float(self._norm if self._norm is not None else 0.0),
             "train/learning_rate": float(self._rate),
         }
+        metrics |= {f"train/learning_rate/{name}": float(rate) for name, rate in self._rates.items()}
         log_metrics(trainer, metrics, self._step)
         self._content |= {"loss": self._loss, "tokens_per_s": tokens / seconds, "tokens_per_step": tokens}
         if time.monotonic() - self._written >= self.status_every_seconds:

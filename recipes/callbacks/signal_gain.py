@@ -1,7 +1,6 @@
 """Signal gain, gradient and stream norms during training."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.optim import Optimizer
 from mhc import ResidualTopology
 from mhc.signal_gain import backward_gain, composites, forward_gain, log_column_error, log_row_extremes
 from recipes.callbacks import figures
-from recipes.callbacks.measure import log_metrics, norm_of_gradients
+from recipes.callbacks.measure import log_metrics, norm_of_gradients, undisturbed
 
 Listener = Callable[[int, Mapping[str, float]], None]
 
@@ -158,7 +157,7 @@ class SignalGain(Callback):
                 rms = streams.float().square().mean((0, 1, 3)).sqrt()
                 norms.update({f"stream_norm/sublayer_{index:02d}/stream_{j}": value for j, value in enumerate(rms)})
 
-        with _undisturbed(pl_module), trainer.precision_plugin.forward_context():
+        with undisturbed(pl_module), trainer.precision_plugin.forward_context():
             pl_module.probe(self._batch, look)
         return mixings, norms
 
@@ -177,20 +176,6 @@ class SignalGain(Callback):
             for name, picture in pictures.items():
                 logger.experiment.add_image(name, picture, self._step, dataformats="HWC")
         self._drawn = self._step
-
-
-@contextlib.contextmanager
-def _undisturbed(module: LightningModule) -> Iterator[None]:
-    """Evaluation mode, no gradients, no compiled code; modes and random states are put back."""
-    modes = {part: part.training for part in module.modules()}
-    devices = [module.device] if module.device.type == "cuda" else []
-    module.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _measure(mixing: Tensor | None) -> Mapping[str, Tensor | float]:

@@ -1,13 +1,15 @@
 """The whole model, views of pages and text -> text, as a Lightning module."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from encoders.ocr2 import OCR2
+from encoders.processor import OCR2Processor
 from encoders.views import ImageBatch, Views
 from mhc import Context, build, describe
 from mhc.context import Observer
@@ -16,7 +18,19 @@ from mhc.trunk import Trunk
 from recipes.budget import TYPICAL_PAGE, Budget, FlopCounter
 from recipes.callbacks.measure import log_metrics
 from recipes.data.page_batch import PageBatch, empty_images
+from recipes.modules.hand_off import (
+    Pretrained,
+    StartFrom,
+    check_pretrained,
+    check_start,
+    load_pretrained,
+    require_pretrained,
+    require_start,
+    take_start,
+)
+from recipes.modules.lora import LoRA, adapt, linear_layers
 from recipes.modules.optimization import Optimized, cross_entropy
+from recipes.modules.parts import freeze, rate_groups, require_used, rest
 
 
 class OCR(Optimized):
@@ -34,9 +48,16 @@ class OCR(Optimized):
         load_balancing: weight of the load-balancing loss; 0.001 in the paper's models.
         watched: path within the network of the trunk that `probe` looks into: decoder.trunk, vision.encoder.trunk,
             vision.tokenizer.trunk, or one of mBART's two, vision.encoder.encoder and vision.encoder.decoder.
+        frozen: patterns of names in the network, such as vision or decoder.embedding: these parts are not trained,
+            run in evaluation mode, and without gradients unless something before them trains.
+        learning_rates: pattern -> learning rate in place of the optimizer's; the first that names a parameter counts.
+        pretrained: sources of tokenizer, encoder and decoder.
+        start_from: parts of a trained model; they come after `pretrained`, and neither in a run that is resumed.
+        lora: adapters in place of the linear layers' own training.
 
     Raises:
-        ValueError: a negative `load_balancing`, or a `watched` that is no trunk.
+        ValueError: a negative `load_balancing`, a `watched` that is no trunk, a pattern that names nothing, nothing
+            left to train, a part without a loader of pretrained weights; on `setup`, weights that do not fit.
         TypeError: a network with a part that cannot be written down, see `mhc.describe`.
     """
 
@@ -47,6 +68,11 @@ class OCR(Optimized):
         lr_scheduler: LRSchedulerCallable | None = None,
         load_balancing: float = 0.001,
         watched: str = "decoder.trunk",
+        frozen: Sequence[str] = (),
+        learning_rates: dict[str, float] | None = None,
+        pretrained: dict[str, Pretrained] | None = None,
+        start_from: StartFrom | None = None,
+        lora: LoRA | None = None,
     ) -> None:
         super().__init__()
         if load_balancing < 0:
@@ -54,12 +80,24 @@ class OCR(Optimized):
         trunks = [name for name, part in network.named_modules() if isinstance(part, Trunk)]
         if watched not in trunks:
             raise ValueError(f"watched must be a trunk of the network, {', '.join(trunks)}, got {watched!r}")
+        require_used(frozen, [name for name, _ in network.named_modules()] + list(network.state_dict()), "frozen")
+        freeze(network, frozen)
+        if lora is not None:
+            linear_layers(network, lora.parts)
+        elif not any(parameter.requires_grad for parameter in network.parameters()):
+            raise ValueError("frozen leaves nothing to train: take a part out of it, or adapt some with lora")
+        if start_from is not None:
+            require_start(network, start_from)
+        require_pretrained(network, pretrained or {})
         # the node in the network's place: hyperparameters are copied
         self.save_hyperparameters(logger=False, ignore=["network"])
         self.save_hyperparameters({"network": describe(network)}, logger=False)
         self.network = network
         self.optimizer, self.lr_scheduler, self.load_balancing = optimizer, lr_scheduler, load_balancing
-        self.watched = watched
+        self.watched, self.frozen, self.learning_rates = watched, list(frozen), dict(learning_rates or {})
+        self.pretrained, self.start_from, self.lora = dict(pretrained or {}), start_from, lora
+        rate_groups(network, {} if lora else self.learning_rates)
+        self.train()
         self._metrics: dict[str, Tensor] = {}
         self._logged = -1
 
@@ -69,25 +107,46 @@ class OCR(Optimized):
         return cast(Trunk, self.network.get_submodule(self.watched))
 
     def setup(self, stage: str) -> None:
-        """Compare the tokens.
+        """Compare the tokens with the data's, and take the weights that the run starts with.
 
         Raises:
-            ValueError: the data's tokenizer has another image token, or more tokens than the model.
+            ValueError: the data's tokenizer has another image token, or more tokens than the model; weights that cannot
+                be read or do not fit.
         """
-        data = getattr(self._trainer, "datamodule", None)
-        if getattr(data, "processor", None) is None:
-            return
-        image, size = data.processor.image_token, data.processor.tokenizer.get_vocab_size()
-        if image != self.network.image_token:
-            raise ValueError(
-                f"model.network.image_token is {self.network.image_token}, but it is {image} in data.tokenizer: set "
-                f"model.network.image_token to {image}"
-            )
-        if size > self.network.decoder.vocabulary_size:
-            raise ValueError(
-                f"model.network.decoder.vocabulary_size is {self.network.decoder.vocabulary_size}, but data.tokenizer "
-                f"has {size} tokens: raise it to {size}"
-            )
+        processor = getattr(getattr(self._trainer, "datamodule", None), "processor", None)
+        if processor is not None:
+            _require_tokens(self.network, processor)
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            load_pretrained(self.network, self.pretrained)
+            if self.start_from is not None:
+                take_start(self.network, self.start_from)
+
+    def check_sources(self) -> None:
+        """Look at what `setup` will read, by names and shapes; the network may be without storage.
+
+        Raises:
+            ValueError: as `setup`.
+        """
+        check_pretrained(self.pretrained)
+        if self.start_from is not None:
+            check_start(self.network, self.start_from)
+
+    def configure_model(self) -> None:
+        """Put the adapters in, once the weights are there; then shard."""
+        if self.lora is not None:
+            adapt(self.network, self.lora)
+            self.train(self.training)
+        super().configure_model()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of what is not frozen; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        rest(self.network, self.frozen)
+        return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, by learning rate and weight decay."""
+        return rate_groups(self.network, self.learning_rates)
 
     def forward(self, tokens: Tensor, images: ImageBatch | None = None, context: Context | None = None) -> Tensor:
         """Token numbers [B, S] and the images of their slots -> logits [B, S, V]."""
@@ -153,6 +212,9 @@ class OCR(Optimized):
         views = views or getattr(getattr(self._trainer, "datamodule", None), "views", None) or Views()
         with torch.device("meta"):
             network = build(describe(self.network))
+            freeze(network, self.frozen)
+            if self.lora is not None:
+                adapt(network, self.lora)
             for module in network.modules():
                 if isinstance(module, Trunk):
                     module.recompute = None  # the model's FLOPs, not what a step of it costs
@@ -164,11 +226,24 @@ class OCR(Optimized):
         return Budget(parameters, counter.total / tokens.numel())
 
     def _read(self, batch: PageBatch, **more: Any) -> Tensor:
-        given = {name: getattr(batch, name, None) for name in ("positions", "documents")}
-        return self(batch.tokens, batch.images, Context(**given, **more))
+        return self(batch.tokens, batch.images, Context(positions=batch.positions, documents=batch.documents, **more))
 
     def _is_due(self, step: int) -> bool:
         return step % max(self.trainer.log_every_n_steps, 1) == 0 or step == self.trainer.max_steps
+
+
+def _require_tokens(network: OCR2, processor: OCR2Processor) -> None:
+    size = processor.tokenizer.get_vocab_size()
+    if processor.image_token != network.image_token:
+        raise ValueError(
+            f"model.network.image_token is {network.image_token}, but it is {processor.image_token} in data.tokenizer: "
+            f"set model.network.image_token to {processor.image_token}"
+        )
+    if size > network.decoder.vocabulary_size:
+        raise ValueError(
+            f"model.network.decoder.vocabulary_size is {network.decoder.vocabulary_size}, but data.tokenizer has "
+            f"{size} tokens: raise it to {size}"
+        )
 
 
 def _statistics(routings: list[Routing], mask: Tensor) -> dict[str, Tensor]:

@@ -57,12 +57,16 @@ class Optimized(LightningModule, ABC):
             fully_shard(trunk, mesh=data, reshard_after_forward=False)
         fully_shard(self.network, mesh=data)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, in the optimizer's groups."""
+        return parameter_groups(self.network)
+
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule.
 
         The group that decays has no `weight_decay` of its own and so takes the one the optimizer was configured with.
         """
-        optimizer = self.optimizer(parameter_groups(self.network))
+        optimizer = self.optimizer(self.parameter_groups())
         if self.lr_scheduler is None:
             return optimizer
         # the key is exact: another one only warns, and the rate never moves
