@@ -1,7 +1,16 @@
 """Data modules and vocabularies."""
 
 from recipes.data.page_folder import PageFolder
+from recipes.data.page_mixture import PageMixture
 from recipes.data.text_corpus import TextCorpus
 from recipes.data.vocabulary import ByteVocabulary, CharacterVocabulary, TokenizerFile, Vocabulary
 
-__all__ = ["ByteVocabulary", "CharacterVocabulary", "PageFolder", "TextCorpus", "TokenizerFile", "Vocabulary"]
+__all__ = [
+    "ByteVocabulary",
+    "CharacterVocabulary",
+    "PageFolder",
+    "PageMixture",
+    "TextCorpus",
+    "TokenizerFile",
+    "Vocabulary",
+]

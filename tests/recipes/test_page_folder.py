@@ -11,7 +11,8 @@ from small_ocr import write_pages
 from encoders.views import Views
 from recipes.data import PageFolder
 from recipes.data.page_batch import IGNORED, PageBatch
-from recipes.data.page_pairs import hold_out
+from recipes.data.records import Records
+from recipes.data.records.interface import hold_out
 
 IMAGE, BEGIN, END, PADDING = 259, 0, 1, 2
 VIEWS = Views(global_size=64, crop_size=32, max_crops=2)
@@ -36,6 +37,10 @@ def pages(folder, count=12, **changes) -> PageFolder:
 
 def batches(data: PageFolder, count: int = 1000) -> list[PageBatch]:
     return list(itertools.islice(iter(data.train_dataloader()), count))
+
+
+def keys(parts: list[Records]) -> list[str]:
+    return [part.key(index) for part in parts for index in range(len(part))]
 
 
 def answers(data: PageFolder, batch: PageBatch) -> list[str]:
@@ -100,9 +105,11 @@ def test_loaders_leave_the_global_generator_alone(tmp_path):
 def test_held_out_pages_are_a_pages_own_business(tmp_path):
     data = pages(tmp_path)
     data.setup()
-    assert not set(data.train_files) & set(data.validation_files)
-    assert (len(data.train_files), len(data.validation_files)) == (9, 3)
-    assert pages(tmp_path, seed=9).validation == data.validation
+    assert not set(keys(data.train)) & set(keys(data.validation))
+    assert (len(keys(data.train)), len(keys(data.validation))) == (9, 3)
+    other = pages(tmp_path, seed=9)
+    other.setup()
+    assert keys(other.validation) == keys(data.validation)
     names = [f"{number}.png" for number in range(1000)]
     held, more = hold_out(names, 0.1), hold_out([*names, "new.png"], 0.1)
     assert len(held) == 100
@@ -117,13 +124,13 @@ def test_broken_pages_are_named_and_replaced(tmp_path, caplog):
     (tmp_path / "pages" / "page5.md").write_bytes(b"\xff\xfe")
     (tmp_path / "pages" / "page8.md").write_text("")
     (tmp_path / "pages" / "page11.md").write_text("of an <image>")
-    data = pages(tmp_path, max_broken=0.4, validation_fraction=0.05)
+    data = pages(tmp_path, max_broken=0.4, validation_fraction=0.05, batch_size=1)
     with caplog.at_level(logging.WARNING):
         found = [answer for batch in batches(data) for answer in answers(data, batch)]
-    assert len(found) == 22
-    held = {path.stem for path in data.validation}
-    for name in ("page3.png", "page5.md", "page8.md", "page11.md"):
-        if name.partition(".")[0] not in held:
+    assert len(found) == 23
+    held = keys(data.validation)
+    for name in ("page3.png", "page5.md", "page8.png", "page11.png"):
+        if f"{name.partition('.')[0]}.png" not in held:
             assert name in caplog.text
     assert "skipped, 1 of" in caplog.text
 
@@ -132,19 +139,19 @@ def test_too_many_broken_pages(tmp_path):
     write_pages(tmp_path, 12)
     for path in (tmp_path / "pages").glob("*.png"):
         path.write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"data\.path: 1 of 1 pages cannot be read.*page\d+\.png.*data\.max_broken"):
+    with pytest.raises(ValueError, match=r"data\.path: 9 of 9 records cannot be read.*page\d+\.png.*data\.max_broken"):
         batches(pages(tmp_path))
-    with pytest.raises(ValueError, match="none of its 8 pages"):
+    with pytest.raises(ValueError, match="none of its 9 pages"):
         batches(pages(tmp_path, max_broken=0.9))
 
 
 def test_images_without_text(tmp_path):
     write_pages(tmp_path, 8)
     Image.new("RGB", (8, 8)).save(tmp_path / "pages" / "alone.png")
-    with pytest.raises(ValueError, match=r"1 of 9 images have no Markdown.*alone\.png.*data\.max_broken"):
+    with pytest.raises(ValueError, match=r"1 of 9 records are broken.*alone\.png: has no Markdown.*data\.max_broken"):
         pages(tmp_path).setup()
     data = pages(tmp_path, max_broken=0.2)
-    assert data.summary()["without_text"] == 1
+    assert data.summary()["faults"] == 1
 
 
 def test_missing_folders(tmp_path):
