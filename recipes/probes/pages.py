@@ -96,8 +96,17 @@ def find_pages(path: Path, images: Path | None = None) -> list[PageFile]:
     Raises:
         UserError: nothing there, no images, or a ground truth that is none, with file, page and key.
     """
-    if path.is_dir():
-        return _of_folder(path)
+    files = _of_folder(path) if path.is_dir() else _of_truth(path, images)
+    names: set[str] = set()
+    for file in files:
+        # its picture is named by it
+        if file.path.stem in names:
+            raise UserError(f"--pages: {path} has two pages that are named {file.path.stem}: rename one")
+        names.add(file.path.stem)
+    return files
+
+
+def _of_truth(path: Path, images: Path | None) -> list[PageFile]:
     try:
         pages = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
