@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from pylatexenc.latex2text import LatexNodes2Text
 from scipy.optimize import linear_sum_assignment
 
 from recipes.evaluation.formula_arrays import array_lines
@@ -12,7 +11,7 @@ from recipes.evaluation.matching import Line, category, match
 from recipes.evaluation.pieces import FORMULA, INLINE, TEXT, Piece, Pieces, take_apart
 from recipes.evaluation.truth import IGNORED, Block, Page, PageError
 from recipes.metrics.distance import distance_matrix, edits
-from recipes.metrics.normalisation import letters, normalise_formula, normalise_text
+from recipes.metrics.normalisation import latex_to_text, letters, normalise_formula, normalise_text
 from recipes.metrics.tables import table_similarity
 
 
@@ -120,7 +119,7 @@ def _score_running(scores: PageScores, running: list[Block], pieces: list[Piece]
         elif first is None or first.is_formula:
             scores.formula.add(prediction, truth)
         else:
-            text = LatexNodes2Text().latex_to_text(_together([blocks[index].content for index in found.blocks]))
+            text = latex_to_text(_together([blocks[index].content for index in found.blocks]))
             scores.text_of_formulas.add(prediction, letters(text) or text)
     _score_order(scores.order, placed)
 

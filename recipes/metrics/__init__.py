@@ -1,4 +1,4 @@
 """Metrics of reading pages: `torchmetrics.Metric` classes, and the plain functions that they are made of.
 
-`normalisation`, `distance`, `tables` and `loops` need no torch: the evaluation's processes import these alone.
+`normalisation`, `distance`, `trees`, `tables` and `loops` need no torch: the evaluation's processes import these alone.
 """

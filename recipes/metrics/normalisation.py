@@ -10,6 +10,7 @@ _ESCAPED = re.compile(r"\\[\\_&%^]")
 _BREAKS = ("\\t", "\\n", "\t", "\n", "/t", "/n")
 _SYMBOLS = re.compile(r"[^\w\u4e00-\u9fff]")
 
+_LATEX = LatexNodes2Text()
 _DISPLAY = re.compile(r"\\\[(.+?)(?<!\\)\\\]")
 _PASSES = tuple(
     re.compile(pattern)
@@ -45,6 +46,11 @@ def inline_to_unicode(text: str) -> str:
     return _INLINE.sub(_unicode, text)
 
 
+def latex_to_text(formula: str) -> str:
+    """Mathematics as Unicode."""
+    return _LATEX.latex_to_text(formula)
+
+
 def normalise_formula(formula: str) -> str:
     """LaTeX in lower case without delimiters, spaces, fonts, environments, labels and the size of brackets."""
     formula = formula.strip().strip("$").strip("\n")
@@ -66,6 +72,6 @@ def _unicode(match: re.Match[str]) -> str:
     if inside.endswith("\\"):
         inside += " "
     try:
-        return LatexNodes2Text().latex_to_text(inside).strip()
+        return latex_to_text(inside).strip()
     except Exception:  # a text is no LaTeX document: whatever its parser dislikes stays as it stands
         return match[0]

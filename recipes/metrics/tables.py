@@ -1,38 +1,10 @@
 """Tree edit distance between tables (TEDS: Zhong et al., arXiv 1911.10683, eq. 1, with OmniDocBench's costs)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from apted import APTED, Config
 from lxml import etree, html
 
-from recipes.metrics.distance import normalised_distance
-
-
-@dataclass(slots=True)
-class Node:
-    """An element of a table.
-
-    Attributes:
-        tag: its name.
-        span: columns and rows of a cell, None of other elements.
-        content: characters and tags inside a cell.
-        children: of elements that are no cells.
-    """
-
-    tag: str
-    span: tuple[int, int] | None = None
-    content: tuple[str, ...] = ()
-    children: list["Node"] = field(default_factory=list)
-
-
-class _Costs(Config):
-    """1 to delete, insert, or rename to another tag or span; the distance of contents between cells."""
-
-    def rename(self, first: Node, second: Node) -> float:
-        if first.tag != second.tag or first.span != second.span:
-            return 1.0
-        return normalised_distance(first.content, second.content) if first.span else 0.0
+from recipes.metrics.trees import Node, tree_distance
 
 
 def table_similarity(prediction: str, truth: str) -> tuple[float, float]:
@@ -54,11 +26,6 @@ def table_similarity(prediction: str, truth: str) -> tuple[float, float]:
     full = tree_distance(first, second)
     bare = tree_distance(emptied(first), emptied(second))
     return 1 - full / nodes, 1 - bare / nodes
-
-
-def tree_distance(first: Node, second: Node) -> float:
-    """Cost of the cheapest edits that turn one ordered tree into the other."""
-    return APTED(first, second, _Costs()).compute_edit_distance()
 
 
 def emptied(node: Node) -> Node:
