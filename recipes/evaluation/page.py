@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from scipy.optimize import linear_sum_assignment
 
 from recipes.evaluation.formula_arrays import array_lines
-from recipes.evaluation.html_tables import cell_texts, normalise_table
+from recipes.metrics.html_tables import cell_texts, normalise_table
 from recipes.evaluation.matching import Line, category, match
 from recipes.evaluation.pieces import FORMULA, INLINE, TEXT, Piece, Pieces, take_apart
 from recipes.evaluation.truth import IGNORED, Block, Page, PageError

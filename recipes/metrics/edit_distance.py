@@ -8,7 +8,7 @@ from recipes.metrics.normalisation import normalise_formula, normalise_text
 
 
 class EditDistance(Mean):
-    """Mean over pages of Levenshtein / longer length, of texts without spaces and punctuation: 0 equal, 1 nothing alike.
+    """Mean over pages of Levenshtein / longer length, of texts without spaces and punctuation, in [0, 1].
 
     A page on which both texts are empty is not counted.
     """

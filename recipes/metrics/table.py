@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from recipes.evaluation.html_tables import normalise_table
+from recipes.metrics.html_tables import normalise_table
 from recipes.metrics.mean import Mean
 from recipes.metrics.tables import table_similarity
 

@@ -1,7 +1,7 @@
 """Tree edit distance (Zhang and Shasha, SIAM J. Comput. 18, 1989), a row of the recurrence at a time in numpy.
 
-apted, one number at a time, takes 30 to 60 times as long on tables of 300 to 500 cells. The tests hold the two equal on tables, and
-this one equal to the recursion itself on any tree (apted 1.0.3 is not: it is above the minimum on some irregular ones).
+apted, one number at a time, takes 30 to 60 times as long on tables of 300 to 500 cells. The tests hold the two equal on
+tables, and this one equal to the recursion itself on any tree (apted 1.0.3 is above the minimum on some odd ones).
 """
 
 from collections.abc import Iterator, Sequence
