@@ -119,21 +119,15 @@ class PageCache:
     def _make(self, number: int) -> None:
         self._generator = self._generator or self.order.generator()
         numbers = range(number * TOGETHER, (number + 1) * TOGETHER)
-        _write(self._path(number), numbers, self._generator.pages(numbers))
+        write_pages(self._path(number), numbers, self._generator.pages(numbers))
 
     def __getstate__(self) -> dict[str, Any]:
         # a corpus is large: a process that needs one reads it
         return self.__dict__ | {"_generator": None}
 
 
-def write_page(folder: Path, name: str, page: Page, number: int) -> dict[str, Any]:
-    """Write page.png and page.md for people and for `PageFolder`; returns the page's record."""
-    page.image.save(folder / f"{name}.png")
-    (folder / f"{name}.md").write_text(page.markdown + "\n", encoding="utf-8")
-    return page.record(f"{name}.png", number)
-
-
-def _write(path: Path, numbers: range, pages: list[Page]) -> None:
+def write_pages(path: Path, numbers: range, pages: list[Page]) -> None:
+    """Put pages into one file, which appears whole or not at all."""
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
         for number, page in zip(numbers, pages, strict=True):
             name, packed = f"{number:08d}", io.BytesIO()

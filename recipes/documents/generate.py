@@ -183,8 +183,8 @@ class Generator:
         blocks.sort(key=lambda placed: isinstance(placed.block, SILENT))
         if not blocks or isinstance(blocks[0].block, SILENT):
             raise ValueError(
-                f"page {number} of seed {self.seed} is empty: nothing fits on {self.width} x {self.height} pixels; make "
-                "the page larger or lower contents.text_size"
+                f"page {number} of seed {self.seed} is empty: nothing fits on {self.width} x {self.height} pixels; "
+                "make the page larger or lower contents.text_size"
             )
         clean = Image.fromarray(page.render(scale=1, grayscale=True).to_numpy().reshape(self.height, self.width))
         return Page(document, tuple(blocks), degradation(clean), degradation != Degradation())

@@ -65,7 +65,8 @@ PRELUDE = """\
     let (more, across) = (0pt, size.width)
     if binds and number + 1 < blocks.len() {
       let (_, next-above, next, ..) = blocks.at(number + 1)
-      let next-size = if type(next) == str { (width: 0pt, height: 2em.to-absolute()) } else { measure(next, width: width) }
+      let line = (width: 0pt, height: 2em.to-absolute())
+      let next-size = if type(next) == str { line } else { measure(next, width: width) }
       more = next-above + next-size.height
       across = calc.max(across, next-size.width)
     }
@@ -260,7 +261,8 @@ def _(block: Paragraph) -> str:
 
 @typeset.register
 def _(block: Title) -> str:
-    return f'par(justify: false, first-line-indent: 0pt, text(size: {_TITLES[block.level]}em, weight: "bold", hyphenate: false, {_string(block.text)}))'
+    text = f'text(size: {_TITLES[block.level]}em, weight: "bold", hyphenate: false, {_string(block.text)})'
+    return f"par(justify: false, first-line-indent: 0pt, {text})"
 
 
 _TITLES = {1: 1.5, 2: 1.15}
