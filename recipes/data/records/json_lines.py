@@ -28,7 +28,7 @@ class JSONLines(Records):
         self.path, self.image, self.image_base64, self.text = path, image, image_base64, text
 
     @cached_property
-    def files(self) -> list[Path]:  # type: ignore[override]
+    def files(self) -> list[Path]:
         """The files."""
         return find_files(self.path, (".jsonl", ".ndjson"))
 

@@ -44,7 +44,7 @@ class OLMOCRMix(Records):
         self.pdfs = None if pdfs is None else Path(pdfs).expanduser()
 
     @cached_property
-    def files(self) -> list[Path]:  # type: ignore[override]
+    def files(self) -> list[Path]:
         """The parquet files."""
         return find_files(self.path, (".parquet",))
 
@@ -62,7 +62,7 @@ class OLMOCRMix(Records):
         return tables, ends, faults
 
     @property
-    def faults(self) -> list[str]:  # type: ignore[override]
+    def faults(self) -> list[str]:
         """Files that are cut or no parquet."""
         return self._found[2]
 

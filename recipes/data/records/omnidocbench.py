@@ -51,7 +51,7 @@ class OmniDocBench(Records):
         return pages, faults
 
     @property
-    def faults(self) -> list[str]:  # type: ignore[override]
+    def faults(self) -> list[str]:
         """Entries without an image."""
         return self._found[1]
 

@@ -32,12 +32,12 @@ class PairFolder(Records):
         return paired, [path for path in images if not path.with_suffix(TEXT).is_file()]
 
     @property
-    def files(self) -> list[Path]:  # type: ignore[override]
+    def files(self) -> list[Path]:
         """Images that have their text."""
         return self._images[0]
 
     @property
-    def faults(self) -> list[str]:  # type: ignore[override]
+    def faults(self) -> list[str]:
         """Images that have none."""
         return [f"{path}: has no Markdown beside it" for path in self._images[1]]
 

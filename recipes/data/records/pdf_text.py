@@ -39,12 +39,12 @@ class PDFText(Records):
         return files, pages, faults
 
     @property
-    def files(self) -> list[Path]:  # type: ignore[override]
+    def files(self) -> list[Path]:
         """The PDFs."""
         return self._found[0]
 
     @property
-    def faults(self) -> list[str]:  # type: ignore[override]
+    def faults(self) -> list[str]:
         """PDFs that cannot be opened."""
         return self._found[2]
 

@@ -44,7 +44,7 @@ class TarShards(Records):
         self.index = None if index is None else Path(index).expanduser()
 
     @cached_property
-    def files(self) -> list[Path]:  # type: ignore[override]
+    def files(self) -> list[Path]:
         """The shards."""
         return find_files(self.path, (".tar",))
 
@@ -58,7 +58,7 @@ class TarShards(Records):
         return samples, faults
 
     @property
-    def faults(self) -> list[str]:  # type: ignore[override]
+    def faults(self) -> list[str]:
         """Shards that are cut or no tar, and names that lack image or text."""
         return self._found[1]
 
