@@ -71,7 +71,7 @@ def make_plan(options: Options, report: Callable[[ImageError], None]) -> Plan:
 
 def _require_folder(folder: Path) -> None:
     try:
-        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         if not there.is_dir():
             raise UserError(f"--output: {there} is a file; give a folder")
     except OSError as error:
