@@ -86,7 +86,9 @@ class OCR2(Described):
     def embed(self, tokens: Tensor, images: ImageBatch | None = None, observe: Observer | None = None) -> Tensor:
         """Token numbers [B, S] -> embeddings [B, S, C], with the images' features in the slots of the image token.
 
-        The images fill the slots row by row, in their order; a row may hold several, or none.
+        The images fill the slots row by row, in their order; a row may hold several, or none. A batch of no images
+        (pages [0, 3, G, G], crops [0, 3, c, c]) still runs the vision side, whose gradients are then 0: what DDP and
+        FSDP2 need where another process has images. None skips it.
 
         Raises:
             ValueError: the slots are not as many as the features, both numbers given.
@@ -101,7 +103,7 @@ class OCR2(Described):
             raise ValueError(
                 f"the tokens have {found} image slots, but the images give {sum(lengths)} features, {lengths}{rows}"
             )
-        if images is None or not lengths:
+        if images is None:
             return embeddings
         features = self.vision(images, observe)
         return embeddings.masked_scatter(slots.unsqueeze(-1), features.to(embeddings.dtype))

@@ -96,6 +96,26 @@ def test_a_batch_generates_what_its_rows_generate_alone():
         assert set(found[len(line) :].tolist()) <= {network.padding_token}
 
 
+def test_a_batch_of_no_images_uses_every_parameter():
+    network, tokens = model(partial(ManifoldHyperConnection, streams=2)), torch.tensor([[3, 4, 5]])
+    none = ImageBatch(torch.zeros(0, 3, PAGE, PAGE), torch.zeros(0, 3, CROP, CROP), ())
+    logits = network(tokens, none)
+    assert torch.equal(logits, network(tokens))
+    logits.sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert name.startswith("decoder.") or parameter.grad.abs().sum() == 0, name
+
+
+def test_autocast_puts_features_into_fp32_embeddings():
+    network, tokens = model(), torch.tensor([row(0, "page+1", 9)])
+    expected = network.embed(tokens, images(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network.embed(tokens, images(1))
+    assert found.dtype == torch.float32
+    assert relative_error(found, expected) < 0.02
+
+
 @pytest.mark.parametrize(
     ("tokens", "counts", "message"),
     [
