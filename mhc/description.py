@@ -92,6 +92,8 @@ def _construct(node: Mapping[str, Any]) -> partial:
     if not isinstance(node, Mapping) or not isinstance(node.get("class_path"), str) or set(node) - _KEYS:
         raise ValueError(f"a component is {{class_path: ..., init_args: {{...}}}}, got {node!r}")
     path, arguments = node["class_path"], node.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"the init_args of {path} must be names and values, got {arguments!r}")
     made = _find(path)
     hints = typing.get_type_hints(made.__init__)  # type: ignore[misc]
     accepted = inspect.signature(made).parameters
@@ -106,7 +108,10 @@ def _made(construct: partial, node: Mapping[str, Any]) -> nn.Module:
         inspect.signature(construct.func).bind(**construct.keywords)
     except TypeError as error:
         raise ValueError(f"{node['class_path']}: {error}") from None
-    return construct()
+    try:
+        return construct()
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{node['class_path']} cannot be made of its init_args: {error}") from error
 
 
 def _value(value: Any, factory: bool) -> Any:
@@ -127,7 +132,8 @@ def _find(path: str) -> type:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SystemExit) as error:
+        # a relative path is a TypeError, and a command that is taken for a module exits
         raise ValueError(f"the class {path} cannot be found: {error}") from None
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"{path} is no class of torch modules")
