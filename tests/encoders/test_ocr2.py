@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import randomise, relative_error
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from encoders.causal_flow import CausalFlowEncoder
 from encoders.ocr2 import OCR2
@@ -105,6 +106,25 @@ def test_a_batch_of_no_images_uses_every_parameter():
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert name.startswith("decoder.") or parameter.grad.abs().sum() == 0, name
+
+
+class Waits(TorchDispatchMode):
+    """Count what a GPU must be waited for: results whose shape or value the host needs."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        waiting = (aten.nonzero, aten.masked_select, aten.masked_scatter_backward, aten._local_scalar_dense)
+        self.count += func.overloadpacket in waiting
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_training_step_waits_for_the_device_once():
+    network, tokens = model(), torch.tensor([row(0, "page+1", 9, 10)])
+    with Waits() as waits:
+        network(tokens, images(1)).square().sum().backward()
+    assert waits.count == 1
 
 
 def test_autocast_puts_features_into_fp32_embeddings():
