@@ -40,6 +40,11 @@ def test_every_causal_token_sees_something(new):
     assert torch.equal(padding, torch.eye(5, dtype=torch.bool)[5 - new : 3])
 
 
+def test_a_bidirectional_mask_is_one_row_for_all_tokens():
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    assert Context(mask=mask).visible(5, 5, False, mask.device).shape == (2, 1, 1, 5)
+
+
 @torch.no_grad()
 def test_padding_counts_without_a_mask():
     model = randomise(language_model(TOPOLOGIES["residual"]), 0.2).double()
