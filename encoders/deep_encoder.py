@@ -62,7 +62,7 @@ class DeepEncoder(Described):
     def encode(self, views: Tensor, observe: Observer | None = None) -> Tensor:
         """Views of one size [B, 3, H, W] -> features [B, q, D]."""
         height, width = views.shape[-2:]
-        visual = self.tokenizer(views, observe)
+        visual = self.tokenizer(views.to(self.projector.weight.dtype), observe)
         queries = None
         if self.queries is not None:
             # in their own dtype: under autocast, where visual tokens are bf16, they keep the streams in fp32

@@ -6,6 +6,7 @@ Checkpoints hold the node of their model, so that loading one needs neither pick
 
 import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -41,7 +42,7 @@ def describe(component: Any) -> Any:
 def build(node: Mapping[str, Any]) -> Any:
     """Make the component of a node; an argument that is annotated as a callable stays a factory.
 
-    Nothing but a subclass of `torch.nn.Module` is ever made or called.
+    Nothing but a subclass of `torch.nn.Module` is ever made or called, and nothing is imported.
 
     Raises:
         ValueError: a node of another form, a class that cannot be found or is no module, or arguments it refuses.
@@ -130,11 +131,12 @@ def _key(key: Any) -> Any:
 
 def _find(path: str) -> type:
     module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError, SystemExit) as error:
-        # a relative path is a TypeError, and a command that is taken for a module exits
-        raise ValueError(f"the class {path} cannot be found: {error}") from None
+    if module not in sys.modules:
+        # to import is to run code, which a checkpoint must not choose
+        raise ValueError(f"the class {path} cannot be found: import {module or 'its module'} first, if you trust it")
+    found = getattr(sys.modules[module], name, None)
+    if found is None:
+        raise ValueError(f"the class {path} cannot be found: {module} has no {name}")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"{path} is no class of torch modules")
     return found

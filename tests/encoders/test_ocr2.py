@@ -169,3 +169,8 @@ def test_it_runs_on_the_meta_device():
         network = model()
     batch = ImageBatch(images(1).pages.to("meta"), images(1).crops.to("meta"), (1,))
     assert network(torch.tensor([row(0, "page+1", 9)], device="meta"), batch).shape == (1, 9, 19)
+
+
+def test_a_bf16_model_takes_pixels_in_fp32():
+    network = model().to(torch.bfloat16)
+    assert network(torch.tensor([row(0, "page+1", 9)]), images(1)).dtype == torch.bfloat16
