@@ -64,6 +64,7 @@ def _main(options: Options) -> int:
     if not plan.pages and not plan.skipped:
         raise UserError("nothing can be read")
     # slow to import, and bad input is told at once
+    from recipes.memory import return_freed_memory
     from recipes.reading.console import Console
     from recipes.reading.reader import Reader
 
@@ -75,6 +76,7 @@ def _main(options: Options) -> int:
             with console:
                 for batch in _batches(plan, reader, console):
                     _read(reader, batch, console)
+                    return_freed_memory()
         except UserError as error:
             tell(UserError(f"{error}; the same command with --resume goes on"))
             console.stopped = True
