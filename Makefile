@@ -30,8 +30,9 @@ lint: $(VENV)/.lint ## ruff and mypy
 format: $(VENV)/.lint ## rewrite in the house's layout
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-bench: $(VENV)/.test ## training step of mHC over the plain residual, into results/bench/
+bench: $(VENV)/.test ## training steps and prefix attention beside their peers, into results/bench/
 	$(BIN)/python -m recipes.bench
+	$(BIN)/python -m encoders.bench
 
 gpu: ## kernel tests and benchmark on an NVIDIA GPU; needs torch, triton, pytest, numpy and nothing else
 	$(PYTHON) -m pytest tests/kernels -m gpu -rs

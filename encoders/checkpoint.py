@@ -103,7 +103,7 @@ def load_weights(
 
     Raises:
         CheckpointError: names missing, unexpected or of a wrong shape or kind, a module without storage, or a file that
-            `Checkpoint` refuses; the module is as before.
+            `Checkpoint` refuses; the module is as before, unless a file breaks while it is read.
     """
     state = module.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
@@ -131,6 +131,13 @@ def load_weights(
                     f"{key} {_form(checkpoint.shape(key), checkpoint.dtype(key))} for {slot.name} "
                     f"{_form(place.shape, place.dtype)}"
                 )
+        loaded: set[str] = {key for key, _ in read}
+        fused: dict[str, list[str]] = {}
+        for key, slot in places.items():
+            fused.setdefault(slot.name, []).append(key)
+        for keys in fused.values():
+            if 0 < len(left := [key for key in keys if key not in loaded and key in kept]) < len(keys):
+                problems.append(f"lacks {some(left)}, which one tensor holds together with others that it has")
         if wrong:
             problems.append(f"has tensors of another form: {some(wrong)}")
         if problems:

@@ -11,6 +11,7 @@ from encoders.positions import resize_grid
 from mhc import Attention, FeedForward, Residual, TopologyFactory, Trunk
 from mhc.context import Context, Observer
 from mhc.initialisation import initialise
+from mhc.recompute import Recompute
 
 
 class CLIPEncoder(VisionEncoder):
@@ -35,6 +36,7 @@ class CLIPEncoder(VisionEncoder):
         grid: side of the grid of learned positions; other grids interpolate it, bicubic with antialiasing.
         append_visual: without queries, append the visual tokens to the m outputs, [B, m, 2d], as OCR 1 does.
         topology: (width, sublayer index) -> ResidualTopology; None for the plain residual.
+        recompute: of the trunk: None, "auto" or every how many sublayers the streams are kept.
 
     Raises:
         ValueError: a size below 1, a width that the heads do not divide; in forward, tokens or queries of another
@@ -51,6 +53,7 @@ class CLIPEncoder(VisionEncoder):
         grid: int = 16,
         append_visual: bool = False,
         topology: TopologyFactory | None = None,
+        recompute: Recompute = None,
     ) -> None:
         super().__init__()
         for name, size in (("width", width), ("depth", depth), ("grid", grid)):
@@ -69,7 +72,7 @@ class CLIPEncoder(VisionEncoder):
                 FeedForward(width, hidden=hidden, activation=quick_gelu, bias=True, norm=nn.LayerNorm),
             ]
         topology = topology or Residual
-        self.trunk = Trunk(sublayers, (topology(width, index) for index in range(len(sublayers))))
+        self.trunk = Trunk(sublayers, (topology(width, index) for index in range(len(sublayers))), recompute=recompute)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -62,10 +62,11 @@ class DeepEncoder(Described):
     def encode(self, views: Tensor, observe: Observer | None = None) -> Tensor:
         """Views of one size [B, 3, H, W] -> features [B, q, D]."""
         height, width = views.shape[-2:]
-        visual = self.tokenizer(views, observe)
+        visual = self.tokenizer(views.to(self.projector.weight.dtype), observe)
         queries = None
         if self.queries is not None:
-            queries = self.queries((height, width)).to(visual.dtype).expand(len(views), -1, -1)
+            # in their own dtype: under autocast, where visual tokens are bf16, they keep the streams in fp32
+            queries = self.queries((height, width)).expand(len(views), -1, -1)
         grid = height // self.tokenizer.stride, width // self.tokenizer.stride
         return self.projector(self.encoder(visual, queries, grid, observe))
 
@@ -74,7 +75,8 @@ class DeepEncoder(Described):
         pages = self.encode(images.pages, observe)
         parts = [pages.flatten(0, 1), self.separator.to(pages.dtype)[None]]
         per_crop = 0
-        if images.crops is not None and len(images.crops):
+        # none at all too, where they are given as an empty batch: processes that share weights run the same modules
+        if images.crops is not None:
             crops = self.encode(images.crops, observe)
             parts.append(crops.flatten(0, 1))
             per_crop = crops.shape[1]

@@ -73,8 +73,11 @@ def _opened(source: str | os.PathLike[str] | bytes, name: str | None) -> Iterato
                 yield image, name
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(name, f"{error}; make it smaller or raise PIL.Image.MAX_IMAGE_PIXELS") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(
+            name, f"has more than {limit:,} pixels, as decompression bombs have; make it smaller"
+        ) from None
     except UnidentifiedImageError:
         raise ImageError(name, f"is no image, or corrupt in its header; read are {', '.join(_formats())}") from None
     except MemoryError:

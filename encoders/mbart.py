@@ -11,6 +11,7 @@ from encoders.interface import VisionEncoder
 from mhc import Attention, CrossAttention, FeedForward, Residual, TopologyFactory, Trunk
 from mhc.context import Context, Observer
 from mhc.initialisation import initialise
+from mhc.recompute import Recompute
 
 
 class MBARTEncoder(VisionEncoder):
@@ -36,6 +37,7 @@ class MBARTEncoder(VisionEncoder):
         hidden: of every feed-forward.
         max_positions: how many visual tokens, and how many queries, have a learned position.
         topology: (width, sublayer index) -> ResidualTopology; None for the plain residual.
+        recompute: of the trunk: None, "auto" or every how many sublayers the streams are kept.
 
     Raises:
         ValueError: a size below 1, a width that the heads do not divide; in forward, no queries, tokens or queries of
@@ -52,6 +54,7 @@ class MBARTEncoder(VisionEncoder):
         hidden: int = 4096,
         max_positions: int = 1024,
         topology: TopologyFactory | None = None,
+        recompute: Recompute = None,
     ) -> None:
         super().__init__()
         sizes = {"width": width, "encoder_depth": encoder_depth, "decoder_depth": decoder_depth}
@@ -74,11 +77,11 @@ class MBARTEncoder(VisionEncoder):
         topology = topology or Residual
         self.visual_positions = nn.Parameter(torch.empty(max_positions, width))
         self.visual_norm = nn.LayerNorm(width)
-        self.encoder = Trunk(encoder, (topology(width, index) for index in range(len(encoder))))
+        self.encoder = Trunk(encoder, (topology(width, index) for index in range(len(encoder))), recompute=recompute)
         self.encoder_norm = nn.LayerNorm(width)
         self.query_positions = nn.Parameter(torch.empty(max_positions, width))
         self.query_norm = nn.LayerNorm(width)
-        self.decoder = Trunk(decoder, (topology(width, index) for index in range(len(decoder))))
+        self.decoder = Trunk(decoder, (topology(width, index) for index in range(len(decoder))), recompute=recompute)
         self.decoder_norm = nn.LayerNorm(width)
         self.reset_parameters()
 

@@ -86,7 +86,9 @@ class OCR2(Described):
     def embed(self, tokens: Tensor, images: ImageBatch | None = None, observe: Observer | None = None) -> Tensor:
         """Token numbers [B, S] -> embeddings [B, S, C], with the images' features in the slots of the image token.
 
-        The images fill the slots row by row, in their order; a row may hold several, or none.
+        The images fill the slots row by row, in their order; a row may hold several, or none. A batch of no images
+        (pages [0, 3, G, G], crops [0, 3, c, c]) still runs the vision side, whose gradients are then 0: what DDP and
+        FSDP2 need where another process has images. None skips it.
 
         Raises:
             ValueError: the slots are not as many as the features, both numbers given.
@@ -94,17 +96,17 @@ class OCR2(Described):
         embeddings = self.decoder.embedding(tokens)
         slots = tokens == self.image_token
         lengths = [] if images is None else self.vision.lengths(images)
-        # a tensor without storage cannot be counted
-        found = sum(lengths) if tokens.is_meta else int(slots.sum())
-        if found != sum(lengths):
-            rows = "" if tokens.is_meta else f"; the rows have {slots.sum(1).tolist()} slots"
+        # the one wait for a GPU in a step; a tensor without storage cannot be searched
+        where = tokens.new_empty(sum(lengths)) if tokens.is_meta else slots.flatten().nonzero()[:, 0]
+        if len(where) != sum(lengths):
             raise ValueError(
-                f"the tokens have {found} image slots, but the images give {sum(lengths)} features, {lengths}{rows}"
+                f"the tokens have {len(where)} image slots, but the images give {sum(lengths)} features, {lengths}; "
+                f"the rows have {slots.sum(1).tolist()} slots"
             )
-        if images is None or not lengths:
+        if images is None:
             return embeddings
-        features = self.vision(images, observe)
-        return embeddings.masked_scatter(slots.unsqueeze(-1), features.to(embeddings.dtype))
+        features = self.vision(images, observe).to(embeddings.dtype)
+        return embeddings.flatten(0, 1).index_copy(0, where, features).view_as(embeddings)
 
     def forward(self, tokens: Tensor, images: ImageBatch | None = None, context: Context | None = None) -> Tensor:
         """Token numbers [B, S] and the images of their slots -> logits [B, S, V]; the context is the decoder's."""

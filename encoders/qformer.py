@@ -10,6 +10,7 @@ from encoders.interface import VisionEncoder
 from mhc import Attention, CrossAttention, FeedForward, Residual, TopologyFactory, Trunk
 from mhc.context import Context, Observer
 from mhc.initialisation import initialise
+from mhc.recompute import Recompute
 
 
 class QFormerEncoder(VisionEncoder):
@@ -32,6 +33,7 @@ class QFormerEncoder(VisionEncoder):
         hidden: of the feed-forward; GELU.
         cross_attention_every: k, of the blocks that read the visual tokens; BLIP-2: 2.
         topology: (width, sublayer index) -> ResidualTopology; None for the plain residual.
+        recompute: of the trunk: None, "auto" or every how many sublayers the streams are kept.
 
     Raises:
         ValueError: a size below 1, a width that the heads do not divide; in forward, no queries, or tokens or queries
@@ -48,6 +50,7 @@ class QFormerEncoder(VisionEncoder):
         hidden: int = 3072,
         cross_attention_every: int = 2,
         topology: TopologyFactory | None = None,
+        recompute: Recompute = None,
     ) -> None:
         super().__init__()
         self.memory_width = width if memory_width is None else memory_width
@@ -67,7 +70,7 @@ class QFormerEncoder(VisionEncoder):
                 sublayers.append(cross_attention())
             sublayers.append(FeedForward(width, hidden=hidden, bias=True, norm=nn.LayerNorm))
         topology = topology or Residual
-        self.trunk = Trunk(sublayers, (topology(width, index) for index in range(len(sublayers))))
+        self.trunk = Trunk(sublayers, (topology(width, index) for index in range(len(sublayers))), recompute=recompute)
         self.norm = nn.LayerNorm(width)
         self.reset_parameters()
 

@@ -15,6 +15,7 @@ from encoders.window_attention import WindowAttention
 from mhc import FeedForward, Residual, TopologyFactory, Trunk
 from mhc.context import Context, Observer
 from mhc.initialisation import initialise
+from mhc.recompute import Recompute
 
 
 class SAMTokenizer(VisualTokenizer):
@@ -41,6 +42,7 @@ class SAMTokenizer(VisualTokenizer):
         neck: channels of the neck.
         compressor: channels behind each convolution of stride 2; none for the neck's own output.
         topology: (width, sublayer index) -> ResidualTopology; None for the plain residual.
+        recompute: of the trunk: None, "auto" or every how many sublayers the streams are kept.
 
     Raises:
         ValueError: a size below 1, a global block that does not exist, an `image_size` of broken patches, or what the
@@ -61,6 +63,7 @@ class SAMTokenizer(VisualTokenizer):
         neck: int = 256,
         compressor: Sequence[int] = (512, 896),
         topology: TopologyFactory | None = None,
+        recompute: Recompute = None,
     ) -> None:
         super().__init__()
         sizes = {"width": width, "depth": depth, "window": window, "patch": patch, "neck": neck}
@@ -86,7 +89,7 @@ class SAMTokenizer(VisualTokenizer):
                 FeedForward(width, hidden=hidden, bias=True, norm=norm),
             ]
         topology = topology or Residual
-        self.trunk = Trunk(sublayers, (topology(width, index) for index in range(len(sublayers))))
+        self.trunk = Trunk(sublayers, (topology(width, index) for index in range(len(sublayers))), recompute=recompute)
         self.neck = nn.Sequential(
             nn.Conv2d(width, neck, 1, bias=False),
             LayerNorm2d(neck),

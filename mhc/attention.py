@@ -63,7 +63,7 @@ class Attention(Described):
         """[B, S, C] -> [B, S, C]; reads positions, mask, documents and cache from the context."""
         context = context or Context()
         batch, length, width = x.shape
-        heads = self.query_key_value(self.norm(x)).view(batch, length, -1, self.head_width)
+        heads = self.query_key_value(self.norm(x)).unflatten(-1, (-1, self.head_width))
         query, key, value = heads.split([self.heads, self.key_value_heads, self.key_value_heads], 2)
         query, key = self.query_norm(query), self.key_norm(key)
         if self.rotary_base is not None:

@@ -77,7 +77,8 @@ class Context:
             return None
         key = (new, seen, causal)
         if key not in self._visible:
-            visible = torch.ones(new, seen, dtype=torch.bool, device=device)
+            # one row for all tokens where all see the same
+            visible = torch.ones(new if causal else 1, seen, dtype=torch.bool, device=device)
             if causal:
                 visible = visible.tril(seen - new)
             if self.documents is not None:

@@ -55,6 +55,6 @@ class CrossAttention(Described):
             raise ValueError(f"cross-attention needs a memory of width {self.memory_width} in the context, got {found}")
         batch, length, width = x.shape
         query = self.query(self.norm(x)).view(batch, length, self.heads, self.head_width)
-        key, value = self.key_value(memory).view(batch, -1, 2, self.heads, self.head_width).unbind(2)
+        key, value = self.key_value(memory).unflatten(-1, (2, self.heads, self.head_width)).unbind(2)
         y = F.scaled_dot_product_attention(*(tensor.transpose(1, 2) for tensor in (query, key, value)))
         return self.output(y.transpose(1, 2).reshape(batch, length, width))

@@ -72,6 +72,8 @@ def generate(
                 logits = processor(written[:, : first + added], logits, real)
             if processors:
                 _require_choice(logits, ended, added)
+                # a row that has ended may have nothing left to choose, and chooses nothing
+                logits = logits.masked_fill(ended[:, None], 0.0)
             chosen = _choose(logits, temperature, top_k, generator)
             if end_token is not None:
                 chosen = torch.where(ended, end_token if padding_token is None else padding_token, chosen)

@@ -6,6 +6,7 @@ Checkpoints hold the node of their model, so that loading one needs neither pick
 
 import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -41,7 +42,7 @@ def describe(component: Any) -> Any:
 def build(node: Mapping[str, Any]) -> Any:
     """Make the component of a node; an argument that is annotated as a callable stays a factory.
 
-    Nothing but a subclass of `torch.nn.Module` is ever made or called.
+    Nothing but a subclass of `torch.nn.Module` is ever made or called, and nothing is imported.
 
     Raises:
         ValueError: a node of another form, a class that cannot be found or is no module, or arguments it refuses.
@@ -92,6 +93,8 @@ def _construct(node: Mapping[str, Any]) -> partial:
     if not isinstance(node, Mapping) or not isinstance(node.get("class_path"), str) or set(node) - _KEYS:
         raise ValueError(f"a component is {{class_path: ..., init_args: {{...}}}}, got {node!r}")
     path, arguments = node["class_path"], node.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"the init_args of {path} must be names and values, got {arguments!r}")
     made = _find(path)
     hints = typing.get_type_hints(made.__init__)  # type: ignore[misc]
     accepted = inspect.signature(made).parameters
@@ -106,7 +109,10 @@ def _made(construct: partial, node: Mapping[str, Any]) -> nn.Module:
         inspect.signature(construct.func).bind(**construct.keywords)
     except TypeError as error:
         raise ValueError(f"{node['class_path']}: {error}") from None
-    return construct()
+    try:
+        return construct()
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{node['class_path']} cannot be made of its init_args: {error}") from error
 
 
 def _value(value: Any, factory: bool) -> Any:
@@ -125,10 +131,12 @@ def _key(key: Any) -> Any:
 
 def _find(path: str) -> type:
     module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"the class {path} cannot be found: {error}") from None
+    if module not in sys.modules:
+        # to import is to run code, which a checkpoint must not choose
+        raise ValueError(f"the class {path} cannot be found: import {module or 'its module'} first, if you trust it")
+    found = getattr(sys.modules[module], name, None)
+    if found is None:
+        raise ValueError(f"the class {path} cannot be found: {module} has no {name}")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"{path} is no class of torch modules")
     return found

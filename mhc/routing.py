@@ -45,7 +45,7 @@ def load_balancing_loss(
         raise ValueError(f"per must be 'sequence' or 'batch', got {per!r}")
     real_BS = _real_tokens(routing, mask)
     counts_BE = _counts(routing, real_BS)
-    mass_BE = torch.einsum("bs,bse->be", real_BS.to(routing.probabilities.dtype), routing.probabilities)
+    mass_BE = (real_BS[..., None] * routing.probabilities).sum(1)  # no product that autocast would narrow
     tokens_B1 = real_BS.sum(1, keepdim=True)
     if per == "batch":
         counts_BE, mass_BE, tokens_B1 = (each.sum(0, keepdim=True) for each in (counts_BE, mass_BE, tokens_B1))
@@ -79,7 +79,7 @@ def router_statistics(routing: Routing, mask: Tensor | None = None) -> dict[str,
     share_E = counts_E / counts_E.mean().clamp(min=torch.finfo(counts_E.dtype).tiny)
     weight_BS = real_BS.to(routing.probabilities.dtype)
     tokens = weight_BS.sum().clamp(min=1)
-    mean_E = torch.einsum("bs,bse->e", weight_BS, routing.probabilities) / tokens
+    mean_E = (weight_BS[..., None] * routing.probabilities).sum((0, 1)) / tokens
     choices = real_BS.sum() * routing.chosen.shape[-1]
     return {
         "largest_load": share_E.max(),

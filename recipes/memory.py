@@ -17,14 +17,19 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_threshold, 2**30)
 
 
+def return_freed_memory() -> None:
+    """Let glibc give back what is freed: its aligned blocks are seldom used again, and its heap grows and grows."""
+    libc = _libc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 def forget_peak_memory(device: torch.device) -> None:
     """Count the peak from here on, so that it is the training's and not that of reading the corpus; Linux and CUDA."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    libc = _libc()
-    if libc is not None:
-        libc.malloc_trim(0)
+    return_freed_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

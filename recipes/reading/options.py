@@ -56,9 +56,11 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.read",
         description="Read images and PDFs with an OCR 2 checkpoint: one Markdown file a page.",
-        epilog="Exit codes: 0 all pages were read, 1 some failed, 2 none could be read, 130 interrupted.",
+        epilog="Exit codes: 0 all pages were read, 1 some were not, 2 none was, 130 interrupted, 143 terminated.",
     )
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help="an image, a PDF, or a folder (its own files alone)")
+    parser.add_argument(
+        "inputs", nargs="+", type=_input, metavar="FILE", help="an image, a PDF, or a folder (its own files alone)"
+    )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FOLDER", help="of model and tokenizer.json")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="page.md, document-0001.md, ...")
     parser.add_argument(
@@ -80,7 +82,16 @@ def parse(arguments: Sequence[str] | None) -> Options:
     return Options(**(chosen | {"inputs": tuple(chosen["inputs"])}))
 
 
+def _input(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("a name is empty")
+    return text
+
+
 def _prompt(text: str) -> str:
+    # bytes of another encoding arrive as surrogates
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise argparse.ArgumentTypeError(f"must be UTF-8, got {text!a}")
     prompt = PROMPTS.get(text, text)
     if prompt.count(IMAGE) > 1:
         raise argparse.ArgumentTypeError(f"a page is one {IMAGE}, the prompt has {prompt.count(IMAGE)}")
@@ -88,8 +99,8 @@ def _prompt(text: str) -> str:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    if not text.isdecimal() or not 1 <= len(text) <= 9 or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 999999999, got {text}")
     return int(text)
 
 

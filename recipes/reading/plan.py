@@ -44,10 +44,9 @@ def make_plan(options: Options, report: Callable[[ImageError], None]) -> Plan:
     """Look at all inputs, without drawing any; `report` is told of those that cannot be opened.
 
     Raises:
-        UserError: two inputs of one output name, an output that exists, or an output folder that is none.
+        UserError: two inputs of one output name, an output that exists, or an output folder that cannot be one.
     """
-    if options.output.exists() and not options.output.is_dir():
-        raise UserError(f"--output: {options.output} is a file; give a folder")
+    _require_folder(options.output)
     plan, owners = Plan(), dict[Path, Page]()
     for source in _sources(options, plan, report):
         for number in range(source.pages):
@@ -68,6 +67,17 @@ def make_plan(options: Options, report: Callable[[ImageError], None]) -> Plan:
         else:
             plan.pages.append(page)
     return plan
+
+
+def _require_folder(folder: Path) -> None:
+    try:
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise UserError(f"--output: {there} is a file; give a folder")
+    except OSError as error:
+        raise UserError(f"--output: {folder} cannot be written ({error.strerror or error})") from None
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--output: {there} cannot be written; give another folder, or the right to write there")
 
 
 def _sources(options: Options, plan: Plan, report: Callable[[ImageError], None]) -> list[Source]:

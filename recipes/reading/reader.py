@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from encoders.grounding import strip_grounding
 from encoders.ocr2 import OCR2
@@ -29,11 +30,13 @@ class Reading:
         text: Markdown.
         tokens: how many were written.
         ended: whether the model ended it, or the limit did.
+        finite: whether all numbers that chose them were.
     """
 
     text: str
     tokens: int
     ended: bool
+    finite: bool = True
 
 
 class Reader:
@@ -44,12 +47,16 @@ class Reader:
         processor: of the same checkpoint; its counts are set to those of the model.
         options: prompt, limits and device.
 
+    Attributes:
+        batch_size: pages at once; less than the options' where the memory is too small.
+
     Raises:
         UserError: model and tokenizer number their tokens differently, or the model has no queries for these views.
     """
 
     def __init__(self, model: OCR2, processor: OCR2Processor, options: Options) -> None:
         self.model, self.processor, self.options = model.eval(), processor, options
+        self.batch_size = options.batch_size
         parameter = next(model.vision.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         for name in ("image_token", "end_token", "padding_token"):
@@ -97,20 +104,37 @@ class Reader:
             progress: called with the number of tokens a page so far.
 
         Raises:
-            torch.OutOfMemoryError: the batch is too large.
+            torch.OutOfMemoryError: the batch is too large, on a CPU too.
         """
+        try:
+            return self._read(images, self.rule(window), progress)
+        except RuntimeError as error:
+            # what the CPU's allocator raises has no type of its own
+            if "DefaultCPUAllocator" in str(error):
+                raise torch.OutOfMemoryError(str(error)) from None
+            raise
+
+    def rule(self, window: int) -> NoRepeat:
+        """What must not repeat: the options' rule, or the usual one with this window."""
+        return self.options.no_repeat or NoRepeat(SIZE, window)
+
+    def _read(self, images: Sequence[Image.Image], rule: NoRepeat, progress: Callable[[int], None]) -> list[Reading]:
         batch = self.processor([self.options.prompt] * len(images), [[image] for image in images])
         batch = batch.to(self.device, self.dtype)
-        rule = self.options.no_repeat or NoRepeat(SIZE, window)
+        finite = _Finite(len(images), self.device)
+        repeats = [NoRepeatNGram(rule.size, rule.window, self.allowed)] if rule.size else []
         tokens = self.model.generate(
             batch.tokens,
             batch.images,
             mask=batch.mask,
             max_new_tokens=self.options.max_new_tokens,
-            processors=[NoRepeatNGram(rule.size, rule.window, self.allowed)] if rule.size else [],
+            processors=[finite, *repeats],
             progress=progress,
         )
-        return [self._reading(row) for row in tokens[:, batch.tokens.shape[1] :].tolist()]
+        rows = tokens[:, batch.tokens.shape[1] :].tolist()
+        return [
+            replace(self._reading(row), finite=whole) for row, whole in zip(rows, finite.rows.tolist(), strict=True)
+        ]
 
     def _reading(self, row: list[int]) -> Reading:
         written = list(itertools.takewhile(lambda token: token != self.processor.end_token, row))
@@ -118,6 +142,17 @@ class Reader:
         text = self.processor.decode(written)
         assert isinstance(text, str)
         return Reading((text if self.options.raw else strip_grounding(text)).strip(), len(written) + ended, ended)
+
+
+class _Finite:
+    """Notes which rows have had a logit that is no number; one that has ended no longer matters."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.rows = torch.ones(rows, dtype=torch.bool, device=device)
+
+    def __call__(self, tokens: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
+        self.rows &= logits.isfinite().all(-1)
+        return logits
 
 
 def _device(name: str | None) -> torch.device:
@@ -129,4 +164,9 @@ def _device(name: str | None) -> torch.device:
         raise UserError(f"--device: {name} is no device of torch; give cpu or cuda") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device: {name} is not there, torch sees {torch.cuda.device_count()} GPUs")
+    try:
+        # a torch may be built without it, and the meta device holds no numbers
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, ImportError):
+        raise UserError(f"--device: {name} cannot be used by this torch; give cpu or cuda") from None
     return device

@@ -1,5 +1,6 @@
 """Images and PDFs as sources of pages, which are drawn one at a time."""
 
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -124,10 +125,11 @@ def find(path: Path, dpi: int) -> list[Callable[[], Source]]:
     Raises:
         ImageError: nothing there, a folder without images and PDFs, or one that cannot be listed.
     """
-    if not path.exists():
-        raise ImageError(str(path), "cannot be read (no such file)")
-    if not path.is_dir():
-        return [_maker(path, dpi)]
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return [_maker(path, dpi)]
+    except OSError as error:
+        raise ImageError(str(path), f"cannot be read ({error.strerror or error})") from None
     try:
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in (PDF, *IMAGES) and file.is_file())
     except OSError as error:
@@ -143,6 +145,12 @@ def _maker(path: Path, dpi: int) -> Callable[[], Source]:
 
 def _open(path: Path) -> pypdfium2.PdfDocument:
     try:
+        # what pdfium would wait for, or call broken
+        if not path.is_file():
+            raise ImageError(str(path), "is no ordinary file")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise ImageError(str(path), "is empty (0 bytes)")
         return pypdfium2.PdfDocument(path)
     except pypdfium2.PdfiumError as error:
         if error.err_code == pdfium.FPDF_ERR_PASSWORD:

@@ -149,6 +149,19 @@ def test_fresh_parts_keep_their_values_where_the_checkpoint_has_none(tmp_path):
         load_weights(module, written(tmp_path, weight=None), fresh=["bi*"])
 
 
+def test_a_fused_tensor_is_not_loaded_in_part(tmp_path):
+    first, second = model(1), model(2)
+    save_weights(first, tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["layers.0.self_attn.v_proj.weight"]
+    save_file(tensors, file)
+    before = {name: tensor.clone() for name, tensor in second.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"lacks layers.0.self_attn.v_proj.weight, which one tensor holds"):
+        load_weights(second, tmp_path, fresh=["*"])
+    assert all(torch.equal(before[name], tensor) for name, tensor in second.state_dict().items())
+
+
 def test_ignored_names_are_passed_over(tmp_path):
     extra = {"optimizer.step": torch.zeros(1)}
     load_weights(nn.Linear(4, 3), written(tmp_path, **extra), ignore=["optimizer.*"])

@@ -55,6 +55,31 @@ def test_an_image_does_not_depend_on_its_neighbours():
     assert relative_error(encoder(images)[-12:], encoder(alone)) < 1e-12
 
 
+def test_no_images_and_no_crops_run_every_part_for_gradients_of_zero():
+    encoder = build(partial(ManifoldHyperConnection, streams=2))
+    crops = torch.zeros(0, 3, CROP, CROP, dtype=torch.float64)
+    none = ImageBatch(torch.zeros(0, 3, PAGE, PAGE, dtype=torch.float64), crops, ())
+    packed = encoder(none)
+    assert packed.shape == (0, 12)
+    for gradient in gradients(packed, list(encoder.parameters())):
+        assert gradient.abs().sum() == 0
+    page = batch(0)
+    packed = encoder(ImageBatch(page.pages, crops, (0,)))
+    assert torch.equal(packed, encoder(page))
+    for gradient in gradients(packed, list(encoder.parameters())):
+        assert gradient.isfinite().all()
+
+
+def test_streams_are_fp32_under_autocast():
+    encoder = build().float()
+    page, dtypes = batch(0).to(dtype=torch.float32), []
+    expected = encoder(page)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoder.encode(page.pages, lambda index, topology, state, carry: dtypes.append(state.dtype))
+        assert relative_error(encoder(page), expected) < 0.02
+    assert dtypes == [torch.float32] * 2
+
+
 def test_gradients_reach_every_part_and_pixel():
     encoder, images = build(), batch(1, 0)
     inputs = [images.pages.requires_grad_(), images.crops.requires_grad_(), *encoder.parameters()]

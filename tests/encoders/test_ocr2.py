@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import randomise, relative_error
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from encoders.causal_flow import CausalFlowEncoder
 from encoders.ocr2 import OCR2
@@ -96,6 +97,45 @@ def test_a_batch_generates_what_its_rows_generate_alone():
         assert set(found[len(line) :].tolist()) <= {network.padding_token}
 
 
+def test_a_batch_of_no_images_uses_every_parameter():
+    network, tokens = model(partial(ManifoldHyperConnection, streams=2)), torch.tensor([[3, 4, 5]])
+    none = ImageBatch(torch.zeros(0, 3, PAGE, PAGE), torch.zeros(0, 3, CROP, CROP), ())
+    logits = network(tokens, none)
+    assert torch.equal(logits, network(tokens))
+    logits.sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert name.startswith("decoder.") or parameter.grad.abs().sum() == 0, name
+
+
+class Waits(TorchDispatchMode):
+    """Count what a GPU must be waited for: results whose shape or value the host needs."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        waiting = (aten.nonzero, aten.masked_select, aten.masked_scatter_backward, aten._local_scalar_dense)
+        self.count += func.overloadpacket in waiting
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_training_step_waits_for_the_device_once():
+    network, tokens = model(), torch.tensor([row(0, "page+1", 9, 10)])
+    with Waits() as waits:
+        network(tokens, images(1)).square().sum().backward()
+    assert waits.count == 1
+
+
+def test_autocast_puts_features_into_fp32_embeddings():
+    network, tokens = model(), torch.tensor([row(0, "page+1", 9)])
+    expected = network.embed(tokens, images(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network.embed(tokens, images(1))
+    assert found.dtype == torch.float32
+    assert relative_error(found, expected) < 0.02
+
+
 @pytest.mark.parametrize(
     ("tokens", "counts", "message"),
     [
@@ -129,3 +169,8 @@ def test_it_runs_on_the_meta_device():
         network = model()
     batch = ImageBatch(images(1).pages.to("meta"), images(1).crops.to("meta"), (1,))
     assert network(torch.tensor([row(0, "page+1", 9)], device="meta"), batch).shape == (1, 9, 19)
+
+
+def test_a_bf16_model_takes_pixels_in_fp32():
+    network = model().to(torch.bfloat16)
+    assert network(torch.tensor([row(0, "page+1", 9)]), images(1)).dtype == torch.bfloat16

@@ -228,3 +228,14 @@ def test_it_compiles_without_a_break():
         results.append([y, *gradients(y, list(tokenizer.parameters()))])
     for actual, expected in zip(*results, strict=True):
         assert relative_error(actual, expected) < FP32
+
+
+def test_recompute_changes_no_gradient():
+    topology = partial(ManifoldHyperConnection, streams=2)
+    plain = randomise(SAMTokenizer(**SIZES, topology=topology), 0.2).double()
+    again = SAMTokenizer(**SIZES, topology=topology, recompute="auto").double()
+    again.load_state_dict(plain.state_dict())
+    pixels = torch.randn(1, 3, 128, 192, dtype=torch.float64)
+    expected, found = (gradients(tokenizer(pixels), list(tokenizer.parameters())) for tokenizer in (plain, again))
+    for theirs, ours in zip(expected, found, strict=True):
+        assert relative_error(ours, theirs) < FP64

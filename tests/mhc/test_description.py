@@ -115,6 +115,9 @@ def test_what_cannot_be_written_down_is_named(component, name):
         ({"class_path": "Nothing"}, "cannot be found"),
         ({"class_path": "mhc.SwiGLU", "init_args": {"wide": 3}}, "mhc.SwiGLU takes no argument wide"),
         ({"class_path": "mhc.SwiGLU", "init_args": {"width": 3}}, "mhc.SwiGLU: missing a required argument: 'hidden'"),
+        ({"class_path": "mhc.SwiGLU", "init_args": [1]}, "init_args of mhc.SwiGLU must be names and values"),
+        ({"class_path": "mhc.RMSNorm", "init_args": {"width": "x"}}, "mhc.RMSNorm cannot be made of its init_args"),
+        ({"class_path": "..Nothing"}, "..Nothing cannot be found"),
         ({"init_args": {}}, "a component is"),
         ([], "a component is"),
         ({"class_path": "mhc.SwiGLU", "arguments": {}}, "a component is"),
@@ -124,3 +127,10 @@ def test_what_cannot_be_written_down_is_named(component, name):
 def test_a_node_that_makes_no_module_is_refused(node, message):
     with pytest.raises(ValueError, match=message):
         build(node)
+
+
+def test_code_that_is_not_imported_is_not_run(tmp_path, monkeypatch):
+    (tmp_path / "uninvited.py").write_text("raise SystemExit('this code ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"uninvited.Topology cannot be found: import uninvited first, if you trust it"):
+        build({"class_path": "uninvited.Topology"})

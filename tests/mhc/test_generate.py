@@ -177,6 +177,18 @@ def test_processors_that_forbid_everything_are_an_error(plain):
         plain.generate(tokens(), 40, temperature=0, processors=[NoRepeatNGram(1, 100)])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_that_has_ended_needs_no_choice(plain, temperature):
+    def process(so_far: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
+        allowed = torch.zeros_like(logits, dtype=torch.bool)
+        allowed[1:, 3] = True
+        allowed[0, 5] = so_far.shape[1] == 2  # the first row ends with 5, and then has nothing
+        return logits.masked_fill(~allowed, -math.inf)
+
+    options = {"end_token": 5, "padding_token": 6, "temperature": temperature, "processors": [process]}
+    assert plain.generate(torch.tensor([[1, 2], [3, 4]]), 3, **options)[:, 2:].tolist() == [[5, 6, 6], [3, 3, 3]]
+
+
 def test_what_was_generated_can_be_learned(plain):
     result = plain.generate(tokens(), 3)
     plain(result).sum().backward()

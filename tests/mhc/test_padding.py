@@ -30,6 +30,21 @@ def test_real_tokens_do_not_see_padding(left):
         assert relative_error(logits[index][mask[index]], model(row[None])[0]) < 1e-12
 
 
+@pytest.mark.parametrize("new", [5, 3])
+def test_every_causal_token_sees_something(new):
+    # what a softmax over nothing is depends on the device: zeros, means or NaN
+    mask = torch.tensor([[False, False, False, True, True], [False, False, True, True, True]])
+    visible = Context(mask=mask).visible(new, 5, True, mask.device)
+    assert visible.any(-1).all()
+    padding = visible[0, 0][~mask[0, 5 - new :]]
+    assert torch.equal(padding, torch.eye(5, dtype=torch.bool)[5 - new : 3])
+
+
+def test_a_bidirectional_mask_is_one_row_for_all_tokens():
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    assert Context(mask=mask).visible(5, 5, False, mask.device).shape == (2, 1, 1, 5)
+
+
 @torch.no_grad()
 def test_padding_counts_without_a_mask():
     model = randomise(language_model(TOPOLOGIES["residual"]), 0.2).double()

@@ -155,3 +155,15 @@ def test_a_loss_can_be_weighted_by_its_caller():
     (gradient,) = torch.autograd.grad(alpha * load_balancing_loss(routed), routed.probabilities)
     (unit,) = torch.autograd.grad(load_balancing_loss(routed), routed.probabilities)
     assert relative_error(gradient, alpha * unit) < FP64
+
+
+def test_autocast_narrows_nothing():
+    made = Routing(0, torch.rand(2, 50, 8).softmax(-1), torch.randint(8, (2, 50, 3)))
+    expected = [load_balancing_loss(made, per=per) for per in ("sequence", "batch")]
+    statistics = router_statistics(made)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [load_balancing_loss(made, per=per) for per in ("sequence", "batch")]
+        assert torch.equal(torch.stack(found), torch.stack(expected))
+        assert {name: (value.dtype, float(value)) for name, value in router_statistics(made).items()} == {
+            name: (value.dtype, float(value)) for name, value in statistics.items()
+        }

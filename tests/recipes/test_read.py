@@ -1,75 +1,30 @@
 """`python -m recipes.read`: pages in, Markdown out, and a line for whatever cannot be read."""
 
 import itertools
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
+from small_reading import VIEWS, page, pdf, read, write_checkpoint, written
 from tiny_tokenizer import tiny_tokenizer
 
-from encoders.causal_flow import CausalFlowEncoder
-from encoders.ocr2 import OCR2
-from encoders.patch import PatchTokenizer
 from encoders.processor import MARKDOWN, OCR2Processor
-from encoders.query_bank import QueryBank
-from encoders.released import load_ocr2, save_ocr2
+from encoders.released import load_ocr2
 from encoders.views import Views
-from mhc import Attention, CausalLanguageModel, Residual, SwiGLU
 from mhc.decoding import NoRepeatNGram
-from recipes.read import main
 from recipes.reading.reader import Reader
-
-VIEWS = Views(global_size=32, crop_size=16)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A model of random weights that never ends a text by itself, and its tokenizer."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tokenizer = tiny_tokenizer()
-    torch.manual_seed(0)
-    model = OCR2(
-        tokenizer=PatchTokenizer(width=16, patch=8),
-        encoder=CausalFlowEncoder(width=16, depth=1, heads=2, key_value_heads=1, hidden=16),
-        queries=QueryBank(width=16, counts={32: 3, 16: 2}, stride=8),
-        decoder=CausalLanguageModel(
-            tokenizer.get_vocab_size(), 16, 1, topology=Residual, attention=partial(Attention, heads=2),
-            feed_forward=partial(SwiGLU, hidden=16), tied=False,
-        ),
-        image_token=tokenizer.token_to_id("<image>"),
-    )  # fmt: skip
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.5)
-        # letters alone: bytes that are no text, and marks, would be stripped or replaced
-        letters = [tokenizer.token_to_id(letter) for letter in "abcdefghijklmnopqrstuvwxyz"]
-        others = torch.ones(tokenizer.get_vocab_size(), dtype=torch.bool)
-        others[letters] = False
-        model.decoder.head.weight[others] = 0
-    save_ocr2(model, folder)
-    OCR2Processor(tokenizer, views=VIEWS).save_pretrained(folder)
-    return folder
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def page(size=(40, 30), seed: int = 0) -> Image.Image:
-    image = Image.new("RGB", size, "white")
-    drawing = ImageDraw.Draw(image)
-    for line in range(seed % 7 + 1):
-        drawing.line((2, 3 + 4 * line, size[0] - 3 - 3 * seed, 3 + 4 * line), fill="black", width=2)
-    return image
-
-
-def pdf(path: Path, pages: int) -> None:
-    first, *rest = [page((60, 80), k) for k in range(pages)]
-    first.save(path, save_all=True, append_images=rest, resolution=144)
 
 
 # a PDF of one page under a password that nobody has
@@ -89,14 +44,6 @@ endobj
 trailer
 << /Root 1 0 R /Encrypt 4 0 R /ID [<00112233445566778899aabbccddeeff> <00112233445566778899aabbccddeeff>] >>
 """ % (b"5a" * 32, b"a5" * 32)
-
-
-def read(checkpoint: Path, *arguments: str, tokens: int = 6) -> int:
-    return main([*arguments, "--checkpoint", str(checkpoint), "--output", "out", "--max-new-tokens", str(tokens)])
-
-
-def written() -> dict[str, str]:
-    return {path.name: path.read_text() for path in sorted(Path("out").iterdir())} if Path("out").exists() else {}
 
 
 def expected(checkpoint: Path, image: Image.Image, window: int, tokens: int = 6) -> str:
@@ -260,22 +207,6 @@ def test_an_interrupted_run_goes_on(checkpoint, folder, capsys, monkeypatch):
     assert list(written()) == ["a.md", "b.md", "c.md"]
 
 
-def test_a_batch_that_is_too_large_fails_alone(checkpoint, folder, capsys, monkeypatch):
-    for name in ("a.png", "b.png"):
-        page().save(name)
-    whole, calls = Reader.read, itertools.count()
-
-    def full(self, *arguments):
-        if next(calls) == 0:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, *arguments)
-
-    monkeypatch.setattr(Reader, "read", full)
-    assert read(checkpoint, "a.png", "b.png", "--batch-size", "1") == 1
-    assert list(written()) == ["b.md"]
-    assert "a.png: is too much for the memory; give a smaller --batch-size" in capsys.readouterr().err
-
-
 def reader(checkpoint: Path, *arguments: str) -> Reader:
     from recipes.reading.options import parse
 
@@ -291,9 +222,10 @@ def test_images_and_pdfs_have_their_windows_against_repeats(checkpoint, folder, 
     assert read(checkpoint, "a.png", "b.pdf") == 0
     assert used == [(20, 90, allowed), (20, 50, allowed)]
     assert read(checkpoint, "a.png", "b.pdf", "--overwrite", "--no-repeat", "3,7") == 0
-    assert used[2:] == [(3, 7, allowed), (3, 7, allowed)]
+    # one rule, so one batch
+    assert used[2:] == [(3, 7, allowed)]
     assert read(checkpoint, "a.png", "b.pdf", "--overwrite", "--no-repeat", "off") == 0
-    assert len(used) == 4
+    assert len(used) == 3
 
 
 def test_no_trigram_stands_twice_where_that_is_asked_for(checkpoint, folder):
