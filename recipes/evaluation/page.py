@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from scipy.optimize import linear_sum_assignment
 
 from recipes.evaluation.formula_arrays import array_lines
-from recipes.metrics.html_tables import cell_texts, normalise_table
 from recipes.evaluation.matching import Line, category, match
 from recipes.evaluation.pieces import FORMULA, INLINE, TEXT, Piece, Pieces, take_apart
 from recipes.evaluation.truth import IGNORED, Block, Page, PageError
 from recipes.metrics.distance import distance_matrix, edits
+from recipes.metrics.html_tables import cell_texts, normalise_table
 from recipes.metrics.normalisation import latex_to_text, letters, normalise_formula, normalise_text
 from recipes.metrics.tables import table_similarity
 

@@ -16,24 +16,20 @@ class EditDistance(Mean):
     higher_is_better = False
     normalise: Callable[[str], str] = staticmethod(normalise_text)
 
-    def update(self, predictions: Sequence[str], truths: Sequence[str]) -> None:
-        """Count pages, a text each.
+    def update(self, predictions: Sequence[str | Sequence[str]], truths: Sequence[str | Sequence[str]]) -> None:
+        """Count pages: a text each, or its blocks, of which edits and longer lengths are summed.
 
         Raises:
-            ValueError: not as many predictions as truths.
+            ValueError: not as many predictions as truths, of pages or of a page's blocks.
         """
-        for pair in _pairs(predictions, truths):
-            self.update_blocks([pair])
-
-    def update_blocks(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Count one page of several blocks (prediction, truth): the sum of edits / the sum of longer lengths."""
-        changed = length = 0
-        for pair in pairs:
-            prediction, truth = map(self.normalise, pair)
-            changed += edits(prediction, truth)
-            length += max(len(prediction), len(truth))
-        if length:
-            self.add(changed / length)
+        for page in _pairs(predictions, truths):
+            changed = length = 0
+            for pair in _pairs(*([part] if isinstance(part, str) else part for part in page)):
+                prediction, truth = map(self.normalise, pair)
+                changed += edits(prediction, truth)
+                length += max(len(prediction), len(truth))
+            if length:
+                self.add(changed / length)
 
 
 class FormulaEditDistance(EditDistance):

@@ -1,8 +1,12 @@
 """What OmniDocBench takes out of a text or formula before two of them are compared."""
 
+import logging
 import re
 
 from pylatexenc.latex2text import LatexNodes2Text
+
+# it warns of every command that lacks its arguments, and a model writes many
+logging.getLogger("pylatexenc").setLevel(logging.ERROR)
 
 _INLINE = re.compile(r"\$(.*?)\$|\\\((.*?)\\\)")
 _ESCAPED = re.compile(r"\\[\\_&%^]")
