@@ -36,14 +36,38 @@ class Source:
     Args:
         records: pages and their text.
         weight: share of the samples, beside the weights of the other sources.
+        validation: pages to validate on; None holds out a share of `records`.
     """
 
     records: Records
     weight: float = 1.0
+    validation: Records | None = None
+
+    def split(self, fraction: float) -> tuple[Subset, Subset]:
+        """Pages for training and for validation, of which a share is held out where there are none for it.
+
+        Raises:
+            ValueError: fewer than one of either.
+        """
+        if self.validation is None:
+            return split(self.records, fraction)
+        parts = Subset(self.records, range(len(self.records))), Subset(self.validation, range(len(self.validation)))
+        if not all(map(len, parts)):
+            raise ValueError(f"holds {len(parts[0])} pages, and {len(parts[1])} to validate on: give at least one each")
+        return parts
+
+    @property
+    def faults(self) -> list[str]:
+        """Of all pages."""
+        return [*self.records.faults, *(self.validation.faults if self.validation is not None else ())]
+
+    def digest(self) -> str:
+        """Of all pages."""
+        return self.records.digest() + (self.validation.digest() if self.validation is not None else "")
 
 
 class PageData(LightningDataModule, ABC):
-    """Pages from `sources`; a share of each is held out for validation, by the hashes of keys.
+    """Pages from `sources`; where one has none for validation, a share is held out by the hashes of keys.
 
     The order of the training pages comes from `seed` and the number of the sample, and from nothing else: no model,
     number of processes or workers, or gradient accumulation changes what an optimizer step sees. How many tokens stand
@@ -146,21 +170,21 @@ class PageData(LightningDataModule, ABC):
         self.train, self.validation, described = [], [], {}
         for name, source in sources.items():
             try:
-                train, held = split(source.records, self.validation_fraction)
+                train, held = source.split(self.validation_fraction)
             except ValueError as error:
                 raise ValueError(f"{self.key_of(name)} {error}") from None
-            faults += source.records.faults
+            faults += source.faults
             self.train.append(train)
             self.validation.append(held)
             described[name] = {
                 "records": type(source.records).__name__,
-                "pages": len(source.records),
-                "faults": len(source.records.faults),
                 "train_pages": len(train),
+                "validation_pages": len(held),
+                "faults": len(source.faults),
                 "weight": source.weight,
-                "sha256": source.records.digest(),
+                "sha256": source.digest(),
             }
-        total = sum(entry["pages"] for entry in described.values()) + len(faults)
+        total = sum(map(len, [*self.train, *self.validation])) + len(faults)
         for fault in faults:
             log.warning("%s; skipped", fault)
         if too_many(len(faults), total, self.max_broken):
