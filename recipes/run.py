@@ -57,7 +57,8 @@ def run(source: Source, options: Options) -> int:
                 return 0
         check_trainer(resolved)
         parameters = check_model(resolved).parameters
-        check_sources(resolved)
+        if options.restart or not checkpoint_path(folder).exists():
+            check_sources(resolved)
         check_data(resolved)
         check_folder(folder, CHECKPOINT_BYTES_PER_PARAMETER * parameters)
         if options.restart and first:

@@ -112,7 +112,6 @@ def prepare(source: Source, options: Options) -> Work:
     here = not options.plan or ablation.scale == "cpu"
     if not options.plan:
         check_accelerator(ablation.scale, next(iter(checked.values())).resolved, options.overrides)
-        _once(checked, "model", check_sources)
     if here:
         _once(checked, "trainer", check_trainer)
         _once(checked, "data", check_data)
@@ -127,9 +126,9 @@ def prepare(source: Source, options: Options) -> Work:
     if not options.plan:
         _refuse_others(ablation, found, folder, cells, stale)
         work = Work(ablation, folder, cells, stale)
-        for cell in work.open:
-            if cell.folder not in stale:
-                find_checkpoint(cell.folder)
+        begun = [cell for cell in work.open if cell.folder not in stale and find_checkpoint(cell.folder)[0]]
+        fresh = {cell.variant.name: checked[cell.variant.name] for cell in work.open if cell not in begun}
+        _once(fresh, "model", check_sources)
         check_folder(folder, sum(CHECKPOINT_BYTES_PER_PARAMETER * cell.costs.parameters for cell in work.open))
     return Work(ablation, folder, cells, stale)
 

@@ -4,6 +4,7 @@ from recipes.callbacks.divergence_guard import DivergedError, DivergenceGuard
 from recipes.callbacks.interruption import Interrupted, Interruption
 from recipes.callbacks.model_folder import ModelFolder
 from recipes.callbacks.page_samples import PageSamples
+from recipes.callbacks.query_order import QueryOrder
 from recipes.callbacks.run_record import RunRecord, checkpoint_defaults
 from recipes.callbacks.signal_gain import SignalGain
 
@@ -14,6 +15,7 @@ __all__ = [
     "Interruption",
     "ModelFolder",
     "PageSamples",
+    "QueryOrder",
     "RunRecord",
     "SignalGain",
     "checkpoint_defaults",

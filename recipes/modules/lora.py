@@ -26,7 +26,7 @@ class LoRA:
         parts: patterns of names; the linear layers in these parts are adapted, and their own weights frozen.
         rank: of B A.
         alpha: scale, times rank.
-        dropout: share of an adapter's inputs that training leaves out.
+        dropout: share of an adapter's inputs that training leaves out; a resumed run draws others.
     """
 
     parts: tuple[str, ...]

@@ -52,12 +52,12 @@ class OCR(Optimized):
             run in evaluation mode, and without gradients unless something before them trains.
         learning_rates: pattern -> learning rate in place of the optimizer's; the first that names a parameter counts.
         pretrained: sources of tokenizer, encoder and decoder.
-        start_from: parts of a trained model; they come after `pretrained`, and neither in a run that is resumed.
+        start_from: parts of a trained model, which come after `pretrained`; a run that is resumed needs neither.
         lora: adapters in place of the linear layers' own training.
 
     Raises:
         ValueError: a negative `load_balancing`, a `watched` that is no trunk, a pattern that names nothing, nothing
-            left to train, a part without a loader of pretrained weights; on `setup`, weights that do not fit.
+            left to train, a part without a loader of pretrained weights.
         TypeError: a network with a part that cannot be written down, see `mhc.describe`.
     """
 
@@ -100,6 +100,7 @@ class OCR(Optimized):
         self.train()
         self._metrics: dict[str, Tensor] = {}
         self._logged = -1
+        self._lacking: ValueError | None = None
 
     @property
     def trunk(self) -> Trunk:
@@ -110,22 +111,39 @@ class OCR(Optimized):
         """Compare the tokens with the data's, and take the weights that the run starts with.
 
         Raises:
-            ValueError: the data's tokenizer has another image token, or more tokens than the model; weights that cannot
-                be read or do not fit.
+            ValueError: the data's tokenizer has another image token, or more tokens than the model.
         """
         processor = getattr(getattr(self._trainer, "datamodule", None), "processor", None)
         if processor is not None:
             _require_tokens(self.network, processor)
-        if stage == "fit" and self.trainer.ckpt_path is None:
+        if stage != "fit":
+            return
+        try:
             load_pretrained(self.network, self.pretrained)
             if self.start_from is not None:
                 take_start(self.network, self.start_from)
+        except ValueError as error:
+            # whether a checkpoint follows, which has all weights, is not known yet
+            self._lacking = error
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Need nothing else: what a resumed run started with may be gone."""
+        self._lacking = None
+
+    def on_train_start(self) -> None:
+        """Refuse to train without the weights that the run is to start with.
+
+        Raises:
+            ValueError: they cannot be read or do not fit.
+        """
+        if self._lacking is not None:
+            raise self._lacking
 
     def check_sources(self) -> None:
         """Look at what `setup` will read, by names and shapes; the network may be without storage.
 
         Raises:
-            ValueError: as `setup`.
+            ValueError: they cannot be read or do not fit; as `on_train_start`.
         """
         check_pretrained(self.pretrained)
         if self.start_from is not None:

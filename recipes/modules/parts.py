@@ -19,7 +19,7 @@ def require_used(patterns: Iterable[str], names: Iterable[str], argument: str) -
     names = list(names)
     for pattern in patterns:
         if not any(within(name, [pattern]) for name in names):
-            parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
+            parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names if name)
             raise ValueError(f"{argument} names '{pattern}', which the network has not; it has {', '.join(parts)}")
 
 

@@ -1,0 +1,163 @@
+"""In which order the queries look at pages, during training."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import move_data_to_device
+from PIL import Image
+from torch.distributed.fsdp import FSDPModule
+
+from encoders.views import Views
+from recipes.callbacks.measure import log_metrics, undisturbed
+from recipes.data.page_batch import PageBatch
+
+if TYPE_CHECKING:
+    from recipes.probes.order import Measured
+    from recipes.probes.pages import ProbePage
+    from recipes.probes.summary import Statistic, Summary
+    from recipes.probes.views import View
+
+MARKS = ("centroid", "mass", "beyond_raster", "x", "y", "raster", "width")
+
+
+class QueryOrder(Callback):
+    """Probe a few held-out pages every k steps: numbers to all loggers, pages with the queries' path to TensorBoard.
+
+    The data module gives the pages by `probe_pages(count)`, a list of `recipes.probes.pages.ProbePage` with their
+    blocks; where it has no such method, its `probe_batch(count)` is drawn and compared with x and y alone. Step 0 is
+    the untrained model, which is what chance looks like. The probe leaves modes, gradients and random states alone.
+
+    Names: query_order/mass, centroid, beyond_raster, x, y, raster, width and p as in `recipes.probes.order.Order`;
+    query_order/shuffled/output, undone and loss, likewise reversed and zeroed; query_order/columns_exchanged/content
+    and place, likewise turned_by_90_degrees and turned_by_180_degrees. Pictures: query_order/path_0, ...
+
+    Args:
+        every_n_steps: k; step 0 and the last step are probed, too.
+        pages: how many.
+
+    Raises:
+        ValueError: a count below 1; in training, a module without a vision side, or one whose weights are sharded.
+    """
+
+    def __init__(self, every_n_steps: int = 1000, pages: int = 2) -> None:
+        for name, count in (("every_n_steps", every_n_steps), ("pages", pages)):
+            if count < 1:
+                raise ValueError(f"query_order.{name} must be at least 1, got {count}")
+        self.every_n_steps, self.pages = every_n_steps, pages
+        #: of the last probe
+        self.summary: Summary | None = None
+        self._step = -1
+        self._pages: list[ProbePage] = []
+        self._batch: PageBatch | None = None
+        self._views = Views()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe the untrained model; a resumed run has been there."""
+        if not hasattr(getattr(pl_module, "network", None), "vision"):
+            raise ValueError(
+                f"QueryOrder looks at queries, and {type(pl_module).__name__} has no vision side: remove the callback"
+            )
+        if isinstance(pl_module.network, FSDPModule):
+            raise ValueError("QueryOrder cannot read sharded weights: remove it, or train with ddp")
+        if trainer.global_step == 0:
+            self.probe(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Probe every k steps and after the last one."""
+        step = trainer.global_step
+        if self._step != step and (step % self.every_n_steps == 0 or step == trainer.max_steps):
+            self.probe(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe the trained model, if its last step was not."""
+        if self._step != trainer.global_step:
+            self.probe(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step of the last probe."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the step over from the run that is resumed."""
+        self._step = state_dict["step"]
+
+    def probe(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, log and draw."""
+        # slow to import, and they import modules that import callbacks
+        from recipes.probes.measure import Prober, Settings, probe_all
+        from recipes.probes.picture import paths, pixels_of
+        from recipes.probes.queries import losses
+        from recipes.probes.summary import summarise
+
+        self._step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        if self._batch is None:
+            self._prepare(trainer, pl_module)
+        assert self._batch is not None
+        network = pl_module.network
+        pictures: list[Any] = []
+
+        def draw(page: "ProbePage", seen: "Sequence[View]", measured: "Sequence[Measured]") -> None:
+            pictures.append(paths(seen, measured, page.name, self._views.mean, self._views.std)[0])
+
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        with undisturbed(pl_module), trainer.precision_plugin.forward_context():
+            prober = Prober(network.vision, self._views, Settings(text_tokens=0))
+            sources = [lambda page=page: page for page in self._pages]
+            found = probe_all(prober, sources, show=draw if boards else None)
+            queries = network.vision.queries is not None
+            risen = losses(network, self._batch, prober.settings.seed) if queries else {}
+        self.summary = summarise(found)
+        metrics = _numbers(self.summary)
+        metrics |= {f"query_order/{name}/loss": value for name, value in risen.items() if name != "usual"}
+        log_metrics(trainer, metrics, self._step)
+        for number, figure in enumerate(pictures):
+            pixels = pixels_of(figure)
+            for board in boards:
+                board.experiment.add_image(f"query_order/path_{number}", pixels, self._step, dataformats="HWC")
+
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from recipes.probes.pages import ProbePage
+
+        data = trainer.datamodule
+        batch = data.probe_batch(self.pages)
+        if batch.pages is None:
+            raise ValueError(f"{type(data).__name__}.probe_batch gives no pages, which QueryOrder looks at")
+        views = getattr(data, "views", None) or Views()
+        if hasattr(data, "probe_pages"):
+            self._pages = list(data.probe_pages(self.pages))
+        else:
+            views = Views(batch.pages.shape[-1], max_crops=0, mean=views.mean, std=views.std)
+            self._pages = [
+                ProbePage(f"page {k}", _image(pixels, views)) for k, pixels in enumerate(batch.pages[: self.pages])
+            ]
+        self._views = views
+        self._batch = move_data_to_device(batch, pl_module.device)
+
+
+def _image(pixels: Any, views: Views) -> Image.Image:
+    values = (pixels.float().cpu().permute(1, 2, 0).numpy() * views.std + views.mean) * 255
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+
+def _numbers(summary: "Summary") -> dict[str, float]:
+    values: dict[str, float] = {f"query_order/{name}": summary.order[name].mean for name in MARKS}
+    p = summary.order["mass"].p
+    values["query_order/p"] = math.nan if p is None else p
+    for name, change in summary.changes.items():
+        values |= _under(f"query_order/{name}", change, ("output", "undone"))
+    for name, move in summary.moves.items():
+        values |= _under(f"query_order/{name.replace(' ', '_')}", move, ("content", "place"))
+    # without blocks, or without queries, some have no value
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _under(prefix: str, statistics: "Mapping[str, Statistic]", names: Sequence[str]) -> dict[str, float]:
+    return {f"{prefix}/{name}": statistics[name].mean for name in names}
