@@ -48,19 +48,26 @@ PRELUDE = """\
   }
   count
 }
+// a displayed formula takes all the width it is given, and a paragraph is measured before its lines are stretched
+#let extent(content, width) = {
+  if content.func() == math.equation { return measure(content) }
+  let size = measure(content, width: width)
+  let stretched = par.justify and content.func() == par and not content.has("justify")
+  if stretched and size.height > 1.7em.to-absolute() { (width: width, height: size.height) } else { size }
+}
 #let stack(width, room, blocks) = {
   let (down, out, skip) = (0pt, (), false)
   for (number, (id, above, body, middle, binds)) in blocks.enumerate() {
     if skip { skip = false; continue }
     let start = if out.len() == 0 { 0pt } else { down + above }
     let (content, kept) = (if type(body) == str { par(body) } else { body }, 0)
-    let size = measure(content, width: width)
+    let size = extent(content, width)
     if type(body) == str and start + size.height > room {
       let words = body.split(" ")
       kept = fitting(words, width, room - start, size.height)
       if kept == 0 { continue }
       content = cut(words, kept)
-      size = measure(content, width: width)
+      size = extent(content, width)
     }
     let (more, across) = (0pt, size.width)
     if binds and number + 1 < blocks.len() {
@@ -198,10 +205,11 @@ def _page(document: Document) -> str:
     return (
         f"#page(width: {style.width}pt, height: {style.height}pt, margin: 0pt)[\n"
         f'#set text(font: "{style.font}", size: {size:.4g}pt, top-edge: "ascender", bottom-edge: "descender", '
-        f"hyphenate: {justified})\n"
+        f"hyphenate: {justified}, overhang: false)\n"
         f'#set par(justify: {justified}, linebreaks: "simple", leading: {style.leading:.4g}pt, '
         f"first-line-indent: (amount: {style.indent:.4g}pt, all: true))\n"
         "#set list(spacing: 0.3em)\n#set enum(spacing: 0.3em)\n"
+        "#show list: set par(justify: false)\n#show enum: set par(justify: false)\n"
         f"#sheet({', '.join(arguments)})]\n"
     )
 
