@@ -1,11 +1,14 @@
 """All pages, over processes."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recipes.errors import UserError
 from recipes.evaluation.page import PageScores, score_page
 from recipes.evaluation.predictions import read_prediction
 from recipes.evaluation.truth import Page, PageError
@@ -39,6 +42,9 @@ def evaluate(
         predictions: by page.
         jobs: processes at most.
         report: called with each page's name once it is done.
+
+    Raises:
+        UserError: a process was killed.
     """
     outcome = Outcome(missing=[page.name for page in pages if page.name not in predictions])
     work = [(page, predictions[page.name]) for page in pages if page.name in predictions]
@@ -47,9 +53,13 @@ def evaluate(
         _collect(outcome, map(_score, work), report)
         return outcome
     # a new interpreter each: threads of this one would be lost in a copy of it
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
         try:
             _collect(outcome, pool.map(_score, work, chunksize=4), report)
+        except BrokenProcessPool:
+            raise UserError("a process was killed, perhaps for its memory; give --jobs 1") from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

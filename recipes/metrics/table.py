@@ -8,7 +8,7 @@ from recipes.metrics.tables import table_similarity
 
 
 class TEDS(Mean):
-    """Mean similarity of tables by tree edit distance, in [0, 1]: 1 equal, 0 no table."""
+    """Mean similarity of tables by tree edit distance: 1 equal, 0 no table, below 0 where little can stay."""
 
     higher_is_better = True
     which = 0

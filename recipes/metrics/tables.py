@@ -10,7 +10,7 @@ from recipes.metrics.trees import Node, tree_distance
 def table_similarity(prediction: str, truth: str) -> tuple[float, float]:
     """TEDS and TEDS-S of two HTML documents: 1 - d / max(elements below the table), and the same with cells emptied.
 
-    0 where one has no table in its body, or a span is no number.
+    0 where one has no table in its body, or a span is no number; below 0 where the edits are more than the elements.
     """
     try:
         trees = [_tree(prediction), _tree(truth)]

@@ -158,7 +158,7 @@ def test_the_texts_of_cells_are_those_that_hold_one_text():
 @given(st.text("<>/td r&\"='\nα", max_size=40))
 def test_whatever_is_written_gives_a_similarity(text):
     for score in teds(f"<table>{text}</table>", SQUARE):
-        assert 0 <= score <= 1
+        assert -1 <= score <= 1
 
 
 def test_metrics_are_means_over_tables_and_processes():
