@@ -302,9 +302,12 @@ class PageData(LightningDataModule, ABC):
         page, crop = self.page_tokens if self.page_sizes is None else None, self.crop_tokens
         if self.trainer is not None and (page is None or crop is None):
             count = self.trainer.lightning_module.network.vision.tokens_per_view
-            page = page or count(size, size)
-            # a model of pages alone has no queries for crops
-            crop = crop or (count(self.views.crop_size, self.views.crop_size) if self.views.max_crops else 1)
+            try:
+                page = page or count(size, size)
+                # a model of pages alone has no queries for crops
+                crop = crop or (count(self.views.crop_size, self.views.crop_size) if self.views.max_crops else 1)
+            except ValueError as error:
+                raise ValueError(f"data.{'views' if self.page_sizes is None else 'page_sizes'}: {error}") from None
         if page is None or crop is None:
             raise ValueError("data.page_tokens and data.crop_tokens must be given where there is no model to ask")
         views = replace(self.views, global_size=size)

@@ -267,6 +267,23 @@ def test_refuses(tmp_path, changes, match):
         mixture(tmp_path, **changes)
 
 
+def test_a_source_may_bring_its_pages_to_validate_on(tmp_path):
+    mixture(tmp_path)
+    held = JSONLines(str(tmp_path / "lines"))
+    data = mixture(tmp_path, sources={"pairs": Source(PairFolder(str(tmp_path / "pages")), 1, held)})
+    summary = data.summary()
+    assert (summary["train_pages"], summary["validation_pages"]) == (12, 12)
+    validated = [number for batch in data.val_dataloader() for number in numbers(data, batch)]
+    assert validated == list(range(200, 212))
+    assert {number // 100 for batch in batches(data) for number in numbers(data, batch)} == {0}
+
+
+def test_validation_is_cut_by_weights(tmp_path):
+    data = mixture(tmp_path, validation_fraction=0.5, validation_batches=2)
+    validated = [number // 100 for batch in data.val_dataloader() for number in numbers(data, batch)]
+    assert validated == [0] * 4 + [1] * 2 + [2] * 2
+
+
 def test_other_weights_do_not_resume(tmp_path):
     data = mixture(tmp_path)
     data.setup()
@@ -312,10 +329,13 @@ def test_a_run_on_the_mixture_and_one_on_broken_pages_alone(tmp_path, capsys):
     mixture(tmp_path)
     path = configuration(tmp_path)
     assert main(["--config", path, "--trainer.limit_train_batches", "2"]) == 0
+    other = ["--trainer.default_root_dir", str(tmp_path / "other")]
+    capsys.readouterr()
+    assert main(["--config", path, *other, "--data.page_sizes", "{48: 1}"]) == 2
+    assert "data.page_sizes: no query bank for a view of 48x48 pixels" in capsys.readouterr().err
     for page in (tmp_path / "pages").glob("*.png"):
         page.write_bytes(b"no image")
-    capsys.readouterr()
-    assert main(["--config", path, "--trainer.default_root_dir", str(tmp_path / "other"), "--data.workers", "2"]) == 2
+    assert main(["--config", path, *other, "--data.workers", "2", "--ablation.restart"]) == 2
     told = capsys.readouterr().err
     assert "data.sources: " in told
     assert "records cannot be read" in told
