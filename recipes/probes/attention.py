@@ -34,7 +34,8 @@ class Attended:
 
     def output(self, sublayer: nn.Module) -> Tensor:
         """What the sublayer makes of it, [B, S, C]."""
-        mixed = (self.weights @ self.values.to(self.weights.dtype)).transpose(1, 2).flatten(2)
+        with torch.autocast(self.weights.device.type, enabled=False):
+            mixed = (self.weights @ self.values.to(self.weights.dtype)).transpose(1, 2).flatten(2)
         return sublayer.output(mixed.to(self.values.dtype))
 
 
@@ -112,7 +113,8 @@ def _heads(sublayer: Attention, x: Tensor, context: Context) -> tuple[Tensor, Te
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Attended:
     kind = torch.promote_types(query.dtype, torch.float32)
-    scores = query.to(kind) @ key.to(kind).mT * query.shape[-1] ** -0.5
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.to(kind) @ key.to(kind).mT * query.shape[-1] ** -0.5
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)
     return Attended(scores.softmax(-1), value)
@@ -177,7 +179,7 @@ def _from_queries(
     if found is None or not (found.of_memory or length >= visual + queries):
         return []
     difference = (found.output(sublayer) - output).double().norm() / output.double().norm().clamp_min(1e-30)
-    if not difference <= AGREEMENT.get(x.dtype, COARSE):
+    if not difference <= AGREEMENT.get(found.values.dtype, COARSE):
         raise ValueError(
             f"the attention weights of {type(sublayer).__name__} do not give its output, they are off by "
             f"{float(difference):.2g}: register the class with recipes.probes.attention.attention_of"

@@ -12,8 +12,9 @@ from recipes.probes.views import Points
 
 # of blocks that stand in columns: a wider one spans them
 WIDEST = 0.75
-# of the page's area, that columns take at least
+# of the page's area, that columns take at least; of its width, that each of them does
 SMALLEST = 0.05
+NARROWEST = 0.1
 
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180}
 
@@ -109,10 +110,11 @@ def columns_of(page: ProbePage) -> list[Box]:
     """Columns between which no block stands, of the largest band of the page that has any; none for a single column.
 
     The page is cut into bands where no block crosses a horizontal line; bands in a row whose blocks leave the same
-    gutters are one. What spans the columns, such as a title, ends a band.
+    gutters are one. What spans the columns, such as a title, ends a band. Blocks that have no place in the reading
+    order are not looked at, and a strip of numbers beside formulas is no column.
     """
     width, height = page.image.size
-    boxes = sorted((block.box for block in page.blocks), key=lambda box: box[1])
+    boxes = sorted((block.box for block in page.ordered), key=lambda box: box[1])
     bands = [[boxes[k] for k in run] for run in _runs([(box[1], box[3]) for box in boxes])]
     best: list[Box] = []
     largest = SMALLEST * width * height
@@ -123,7 +125,8 @@ def columns_of(page: ProbePage) -> list[Box]:
                 break
             columns = [_box(np.array([inside[k] for k in run]).reshape(-1, 2)) for run in _columns(inside)]
             area = sum((right - left) * (bottom - top) for left, top, right, bottom in columns)
-            if len(columns) > 1 and area > largest:
+            narrowest = min(right - left for left, _, right, _ in columns)
+            if len(columns) > 1 and narrowest > NARROWEST * width and area > largest:
                 best, largest = sorted(columns), area
     return best
 

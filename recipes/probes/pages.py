@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from encoders.images import open_image
-from recipes.data.page_pairs import IMAGES, TEXT
+from recipes.data.records.pairs import IMAGES, TEXT
 from recipes.errors import UserError
 
 # left, top, right, bottom

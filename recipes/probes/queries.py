@@ -10,6 +10,7 @@ from torch import Tensor
 
 from encoders.deep_encoder import DeepEncoder
 from encoders.ocr2 import OCR2
+from mhc import Context
 from recipes.data.page_batch import PageBatch
 from recipes.modules.optimization import cross_entropy
 from recipes.probes.attention import Looks
@@ -119,7 +120,8 @@ def _loss(network: OCR2, batch: PageBatch) -> float:
     images = batch.images
     if images is not None:
         images = images.to(batch.tokens.device, network.vision.projector.weight.dtype)
-    return float(cross_entropy(network(batch.tokens, images), batch.labels))
+    context = Context(positions=batch.positions, documents=batch.documents)
+    return float(cross_entropy(network(batch.tokens, images, context), batch.labels))
 
 
 def _relative(output: Tensor, usual: Tensor) -> list[float]:
