@@ -9,6 +9,7 @@ import html
 import re
 import unicodedata
 from dataclasses import dataclass
+from html.entities import html5
 from html.parser import HTMLParser
 
 _VOID = frozenset((
@@ -54,8 +55,7 @@ def _read(text: str) -> "_Writer":
     writer = _Writer()
     writer.feed(text)
     writer.close()
-    while writer.open:
-        writer.close_one()
+    writer.end()
     return writer
 
 
@@ -73,7 +73,8 @@ class _Writer(HTMLParser):
     """Writes a text again with th as td, without thead and span, and with mathematics as `$alttext$`."""
 
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
+        super().__init__(convert_charrefs=False)
+        self.text = ""
         self.written: list[str] = []
         self.open: list[_Open] = []
         self.cells: list[str | None] = []
@@ -81,6 +82,7 @@ class _Writer(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Begin an element."""
+        self._end_text()
         if tag in _VOID:
             self._child(None)
             self._write(f"<{tag}{_written(attrs)}/>")
@@ -102,24 +104,38 @@ class _Writer(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         """Close the element and all that is open in it."""
+        self._end_text()
         if any(element.tag == tag for element in self.open):
             while self.close_one() != tag:
                 pass
 
     def handle_data(self, data: str) -> None:
-        """Write a text; blanks alone are one, a line's end where they hold one."""
-        if not data.strip(" \n\t\f\r"):
-            data = "\n" if "\n" in data else " "
-        self._child(data)
-        self._write(html.escape(data, quote=False))
+        """Keep a text, which may come in pieces."""
+        self.text += data
+
+    def handle_entityref(self, name: str) -> None:
+        """Keep a character by its name; an unknown one loses its semicolon, as it does in the benchmark."""
+        self.text += html5.get(f"{name};", f"&{name}")
+
+    def handle_charref(self, name: str) -> None:
+        """Keep a character by its number."""
+        self.text += html.unescape(f"&#{name};")
 
     def handle_comment(self, data: str) -> None:
         """Keep a comment."""
+        self._end_text()
         self._child(data)
         self._write(f"<!--{data}-->")
 
+    def end(self) -> None:
+        """Close what is open at the end of the text."""
+        self._end_text()
+        while self.open:
+            self.close_one()
+
     def close_one(self) -> str:
         """End the innermost open element; returns its tag."""
+        self._end_text()
         element = self.open.pop()
         text = element.text if element.children == 1 else None
         if element.cell is not None:
@@ -130,6 +146,16 @@ class _Writer(HTMLParser):
             self._write(f"</{_RENAMED.get(element.tag, element.tag)}>")
         self._child(text)
         return element.tag
+
+    def _end_text(self) -> None:
+        text, self.text = self.text, ""
+        if not text:
+            return
+        if not text.strip(" \n\t\f\r"):
+            # of blanks alone one is left, a line's end where they hold one
+            text = "\n" if "\n" in text else " "
+        self._child(text)
+        self._write(html.escape(text, quote=False))
 
     def _child(self, text: str | None) -> None:
         if self.open:

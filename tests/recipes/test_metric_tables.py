@@ -145,6 +145,13 @@ def test_html_that_is_not_closed_is_closed():
     )
 
 
+def test_texts_in_pieces_and_unknown_characters():
+    table = html("<td>R&D x < y</td><td>&foo; &#65; &nbsp;</td>")
+    # names of characters are read as BeautifulSoup reads them
+    assert "<td>R&D x < y</td><td>&foo A </td>" in normalise_table(table)
+    assert cell_texts("<table><tr><td>x < y") == ["x < y"]
+
+
 def test_mathematics_and_comments_in_cells():
     table = html('<td><math alttext="x<y"><mi>x</mi></math><!-- z -->a &amp; b</td>')
     assert "<td>$x<y$<!-- z -->a & b</td>" in normalise_table(table)
