@@ -32,6 +32,10 @@ class Analysis:
         cells = self.ablation.of(variant, *(statuses or ("finished",)))
         return [value for cell in cells if not math.isnan(value := cell.value(name))]
 
+    def accuracies(self, variant: str) -> list[float]:
+        """Final token accuracies of the variant's finished cells, where it was measured."""
+        return self.values(variant, "val_accuracy")
+
     def gains(self, variant: str, name: str) -> list[float]:
         """A composite gain of the cells that ended by themselves: a diverged cell's counts to where it stopped."""
         return self.values(variant, name, "finished", "diverged")

@@ -3,20 +3,20 @@
 import math
 
 from recipes.reports.analysis import Analysis
-from recipes.reports.format import count, extent, gain, listed, loss, p_value, signed
+from recipes.reports.format import count, extent, gain, listed, loss, p_value, percent, signed
 from recipes.reports.statistics import Difference
 
 FEW = 4  # beyond so many, ranges are said instead of each variant
 
 
 def answer(analysis: Analysis) -> str:
-    """The sentence: composite gains, what diverged, what did not train, and what the paired test supports."""
+    """The sentence: accuracies, composite gains, what diverged or did not train, and what the paired test supports."""
     cells = analysis.ablation.cells
     ended = [cell for cell in cells if cell.status in ("finished", "diverged")]
     if not ended:
         failed = sum(cell.status == "failed" for cell in cells)
         return f"No cell has finished ({failed} of {_planned(analysis)} failed), so nothing is concluded."
-    clauses = [*_gain(analysis), *_diverged(analysis), *_absent(analysis), *_loss(analysis)]
+    clauses = [*_accuracy(analysis), *_gain(analysis), *_diverged(analysis), *_absent(analysis), *_loss(analysis)]
     finished = sum(cell.status == "finished" for cell in cells)
     over = (
         f"Over {count(len({cell.seed for cell in ended}), 'seed')} ({finished} of {_planned(analysis)} cells finished)"
@@ -30,7 +30,9 @@ def _planned(analysis: Analysis) -> int:
 
 def _gain(analysis: Analysis) -> list[str]:
     measured = {v: values for v in analysis.ablation.variants if (values := analysis.gains(v, "gain_forward"))}
-    if not measured:
+    # without mixing anywhere the gain is 1 by definition: where something else was asked, that answers nothing
+    mixing = any(value != 1 for variant in measured for value in analysis.gains(variant, "gain_forward_max"))
+    if not measured or (not mixing and any(analysis.accuracies(variant) for variant in measured)):
         return []
     if len(measured) > FEW:
         backward = {v: values for v in measured if (values := analysis.gains(v, "gain_backward"))}
@@ -78,6 +80,18 @@ def _absent(analysis: Analysis) -> list[str]:
             where = "" if whole else f" at {count(len(seeds), 'seed')}"
             clauses.append(f"{variant} is not trained{where} (still at its prior), so its loss is not compared")
     return clauses
+
+
+def _accuracy(analysis: Analysis) -> list[str]:
+    read = {v: values for v in analysis.ablation.variants if (values := analysis.accuracies(v))}
+    read = {v: values for v, values in read.items() if not analysis.untrained(v)}
+    if not read:
+        return []
+    order = sorted(read, key=lambda variant: -sum(read[variant]) / len(read[variant]))
+    if len(order) <= 2 * FEW:
+        return [f"token accuracy ends at {listed([f'{extent(read[v], percent)} in {v}' for v in order])}"]
+    low, high = (f"{extent(read[variant], percent)} ({variant})" for variant in (order[-1], order[0]))
+    return [f"token accuracy ends between {low} and {high}"]
 
 
 def _loss(analysis: Analysis) -> list[str]:

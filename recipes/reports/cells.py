@@ -12,7 +12,7 @@ ENDED = ("finished", "diverged", "failed")
 NUMBERS = (
     "val_loss", "params", "flops_per_token", "step_ms", "tokens_per_s", "peak_memory_mb",
     "gain_forward", "gain_backward", "gain_forward_max", "gain_backward_max",
-    "tokens", "tokens_per_step", "seconds", "step_ms_p10", "step_ms_p90",
+    "tokens", "tokens_per_step", "seconds", "step_ms_p10", "step_ms_p90", "val_accuracy",
 )  # fmt: skip
 GAIN = "signal_gain/composite/"
 
@@ -61,7 +61,8 @@ class Cell:
         recorded = number(self.record.get(name))
         if not math.isnan(recorded) or self.status == "failed":
             return recorded
-        source = {"val_loss": "val/loss", "gain_forward": GAIN + "forward", "gain_backward": GAIN + "backward"}
+        source = {"val_loss": "val/loss", "val_accuracy": "val/accuracy"}
+        source |= {"gain_forward": GAIN + "forward", "gain_backward": GAIN + "backward"}
         series = self.series(source.get(name.removesuffix("_max"), "")).dropna()
         if series.empty:
             return self._tokens_per_step() if name == "tokens_per_step" else math.nan

@@ -34,6 +34,11 @@ def signed(value: float) -> str:
     return f"{value:+.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:+.1e}"
 
 
+def percent(value: float) -> str:
+    """A share in per cent."""
+    return NONE if math.isnan(value) else f"{100 * value:.1f} %"
+
+
 def gain(value: float) -> str:
     """A signal gain: exactly 1, close to 1 with its third decimal, or three digits."""
     if value == 1:

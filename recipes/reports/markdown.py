@@ -7,7 +7,7 @@ from recipes.reports import provenance
 from recipes.reports.analysis import Analysis
 from recipes.reports.answer import answer
 from recipes.reports.cells import ENDED, GAIN, Cell, one_line
-from recipes.reports.format import NONE, count, extent, gain, listed, loss, p_value, signed, significant, table
+from recipes.reports.format import NONE, count, extent, gain, listed, loss, p_value, percent, signed, significant, table
 from recipes.reports.statistics import mean_sd, t_interval
 
 
@@ -34,6 +34,14 @@ def spread(values: Sequence[float]) -> str:
     return loss(mean) if math.isnan(sd) else f"{mean:.4f} ± {sd:.4f}"
 
 
+def _accuracy(values: Sequence[float]) -> str:
+    """Mean and standard deviation of token accuracies in per cent, and how many there are."""
+    mean, sd = mean_sd(values)
+    if math.isnan(mean):
+        return NONE
+    return percent(mean) if math.isnan(sd) else f"{100 * mean:.1f} ± {100 * sd:.1f} % (n = {len(values)})"
+
+
 def _picture(name: str) -> str:
     alternatives = {
         "loss.png": "training and validation loss by variant, and the paired difference to the baseline",
@@ -47,17 +55,19 @@ def _picture(name: str) -> str:
 def _headline(analysis: Analysis) -> str:
     rows = []
     one_axis = len(analysis.ablation.axes) < 2
+    read = any(analysis.accuracies(variant) for variant in analysis.ablation.variants)
     for variant in analysis.ablation.variants:
         d = analysis.difference(variant)
         mark = " (not trained)" if analysis.untrained(variant) else ""
         row = [variant, f"{len(analysis.ablation.of(variant, 'finished'))}/{analysis.ablation.planned(variant)}"]
         row.append(spread(list(analysis.losses.get(variant, {}).values())) + mark)
+        row += [_accuracy(analysis.accuracies(variant))] if read else []
         if one_axis:
             row.append((f"{signed(d.mean)} ({p_value(d.p)})" if d.n > 1 else signed(d.mean)) if d else NONE)
         row += [extent(analysis.gains(variant, name), gain) for name in ("gain_forward", "gain_backward")]
         row += [significant(analysis.median(variant, name)) for name in ("step_ms", "tokens_per_s", "peak_memory_mb")]
         rows.append(row)
-    header = ["variant", "finished", "val loss"]
+    header = ["variant", "finished", "val loss", *(["token accuracy"] if read else [])]
     header += [f"minus {analysis.ablation.baseline}"] if one_axis else []
     header += ["gain forward", "gain backward", "step ms", "tokens/s", "peak MB"]
     return table(header, rows)

@@ -1,0 +1,54 @@
+"""Reports of what reads pages: token accuracy beside the loss, and nothing of it for what did not train."""
+
+import pandas as pd
+from cells import write_cell, write_plan
+
+from recipes.report import write_report
+from recipes.reports.analysis import analyse
+from recipes.reports.answer import answer
+from recipes.reports.reading import read_ablation
+
+PLAN = """# Which encoder reads best?
+# python -m recipes.fit --config ablations/encoders.yaml
+ablation:
+  seeds: [0, 1, 2]
+  axes:
+    encoder: {flow: {}, clip: {}, mbart: {}}
+"""
+
+
+def write(folder):
+    write_plan(folder, PLAN)
+    for variant, loss, accuracy in (("flow", 0.5, 0.9), ("clip", 1.0, 0.6), ("mbart", 2.299, 0.1)):
+        for seed in range(3):
+            record = {"val_accuracy": accuracy + 0.01 * seed, "prior_loss": 2.3, "gain_forward_max": 1.0}
+            wobble = (0.0, 0.02, -0.01)[seed] * (variant == "flow")
+            write_cell(folder, variant, seed, loss=loss + wobble, record=record, axes={"encoder": variant})
+    return folder
+
+
+def test_accuracy_stands_beside_the_loss(tmp_path):
+    folder = write(tmp_path / "encoders")
+    write_report(folder)
+    lines = (folder / "report.md").read_text().splitlines()
+    header = next(line for line in lines if "token accuracy" in line and line.startswith("|"))
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    flow = [cell.strip() for cell in next(line for line in lines if line.startswith("| flow")).strip("|").split("|")]
+    assert flow[columns.index("token accuracy")] == "91.0 ± 1.0 % (n = 3)"
+    rows = pd.read_csv(folder / "summary.csv")
+    assert rows[(rows.variant == "clip") & (rows.seed == 1)].val_accuracy.item() == 0.61
+
+
+def test_what_did_not_train_has_no_accuracy_to_compare(tmp_path):
+    said = answer(analyse(read_ablation(write(tmp_path / "encoders"))))
+    assert "token accuracy ends at 91.0 % [90.0 % to 92.0 %] in flow and 61.0 % [60.0 % to 62.0 %] in clip;" in said
+    assert "mbart is not trained (still at its prior)" in said
+    assert "gain" not in said
+    assert "clip ends higher (clip - flow" in said
+
+
+def test_text_has_no_column_for_it(tmp_path):
+    write_plan(tmp_path / "text", PLAN)
+    write_cell(tmp_path / "text", "flow", 0, axes={"encoder": "flow"})
+    write_report(tmp_path / "text")
+    assert "token accuracy" not in (tmp_path / "text" / "report.md").read_text()
