@@ -127,11 +127,23 @@ def _options(class_path: str | None, inside: bool) -> list[str]:
         return []
     module, name = class_path.rsplit(".", 1)
     try:
-        made = inspect.signature(getattr(importlib.import_module(module), name))
+        parameters = _parameters(getattr(importlib.import_module(module), name))
     except (ImportError, AttributeError, TypeError, ValueError):
         return []
     hidden = {"width", "index"} if inside else set()  # a factory is given these by the model
-    return [option for option in made.parameters if option not in hidden]
+    return [parameter.name for parameter in parameters if parameter.name not in hidden]
+
+
+def _parameters(made: Any) -> list[inspect.Parameter]:
+    """What a class takes; where it passes **options on, what the class before it takes as well."""
+    named = {}
+    for kind in made.__mro__ if inspect.isclass(made) else [made]:
+        if "__init__" in vars(kind) or kind is made:
+            found = inspect.signature(kind).parameters.values()
+            named |= {parameter.name: parameter for parameter in found if parameter.name not in named}
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in found):
+                break
+    return [parameter for parameter in named.values() if parameter.kind is not parameter.VAR_KEYWORD]
 
 
 def _group(key: str) -> list[str]:
