@@ -4,11 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import move_data_to_device
-from PIL import Image
 from torch.distributed.fsdp import FSDPModule
 
 from encoders.views import Views
@@ -27,9 +26,9 @@ MARKS = ("centroid", "mass", "beyond_raster", "x", "y", "raster", "width")
 class QueryOrder(Callback):
     """Probe a few held-out pages every k steps: numbers to all loggers, pages with the queries' path to TensorBoard.
 
-    The data module gives the pages by `probe_pages(count)`, a list of `recipes.probes.pages.ProbePage` with their
-    blocks; where it has no such method, its `probe_batch(count)` is drawn and compared with x and y alone. Step 0 is
-    the untrained model, which is what chance looks like. The probe leaves modes, gradients and random states alone.
+    The data module gives the pages with their blocks, see `recipes.probes.truth.probe_pages`; those of one that knows
+    of no blocks are drawn and compared with x and y alone. Step 0 is the untrained model, which is what chance looks
+    like. The probe leaves modes, gradients and random states alone.
 
     Names: query_order/mass, centroid, beyond_raster, x, y, raster, width and p as in `recipes.probes.order.Order`;
     query_order/shuffled/output, undone and loss, likewise reversed and zeroed; query_order/columns_exchanged/content
@@ -99,9 +98,9 @@ class QueryOrder(Callback):
         if not trainer.is_global_zero:
             return
         if self._batch is None:
-            self._prepare(trainer, pl_module)
+            self._prepare(trainer.datamodule, pl_module.device)  # type: ignore[attr-defined]
         assert self._batch is not None
-        network = pl_module.network
+        network: Any = pl_module.network
         pictures: list[Any] = []
 
         def draw(page: "ProbePage", seen: "Sequence[View]", measured: "Sequence[Measured]") -> None:
@@ -123,28 +122,11 @@ class QueryOrder(Callback):
             for board in boards:
                 board.experiment.add_image(f"query_order/path_{number}", pixels, self._step, dataformats="HWC")
 
-    def _prepare(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from recipes.probes.pages import ProbePage
+    def _prepare(self, data: Any, device: torch.device) -> None:
+        from recipes.probes.truth import probe_pages
 
-        data = trainer.datamodule
-        batch = data.probe_batch(self.pages)
-        if batch.pages is None:
-            raise ValueError(f"{type(data).__name__}.probe_batch gives no pages, which QueryOrder looks at")
-        views = getattr(data, "views", None) or Views()
-        if hasattr(data, "probe_pages"):
-            self._pages = list(data.probe_pages(self.pages))
-        else:
-            views = Views(batch.pages.shape[-1], max_crops=0, mean=views.mean, std=views.std)
-            self._pages = [
-                ProbePage(f"page {k}", _image(pixels, views)) for k, pixels in enumerate(batch.pages[: self.pages])
-            ]
-        self._views = views
-        self._batch = move_data_to_device(batch, pl_module.device)
-
-
-def _image(pixels: Any, views: Views) -> Image.Image:
-    values = (pixels.float().cpu().permute(1, 2, 0).numpy() * views.std + views.mean) * 255
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+        self._pages, self._views = probe_pages(data, self.pages)
+        self._batch = move_data_to_device(data.probe_batch(self.pages), device)
 
 
 def _numbers(summary: "Summary") -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import singledispatch
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class Attended:
         """What the sublayer makes of it, [B, S, C]."""
         with torch.autocast(self.weights.device.type, enabled=False):
             mixed = (self.weights @ self.values.to(self.weights.dtype)).transpose(1, 2).flatten(2)
-        return sublayer.output(mixed.to(self.values.dtype))
+        return cast(nn.Linear, sublayer.output)(mixed.to(self.values.dtype))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def _of_cross_attention(sublayer: CrossAttention, x: Tensor, context: Context) -
     heads, width = sublayer.heads, sublayer.head_width
     query = sublayer.query(sublayer.norm(x)).unflatten(-1, (heads, width))
     key, value = sublayer.key_value(context.memory).unflatten(-1, (2, heads, width)).unbind(2)
-    found = _attended(*(tensor.transpose(1, 2) for tensor in (query, key, value)), None)
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    found = _attended(query, key, value, None)
     return replace(found, of_memory=True)
 
 

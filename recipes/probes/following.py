@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from recipes.probes.moves import Moved
-from recipes.probes.order import Array, centres, overlaps, seen_order, spearman
+from recipes.probes.order import Array, Numbers, centres, overlaps, seen_order, spearman
 from recipes.probes.order import boxes_of as boxes
 from recipes.probes.views import View
 
@@ -69,7 +69,7 @@ def follow(
     return Movement(content, place, same, *own, tokens=len(here)), by_content, by_place
 
 
-def _sources(grid: tuple[int, int], view: View, moved_view: View, moved: Moved) -> tuple[Array, Array]:
+def _sources(grid: tuple[int, int], view: View, moved_view: View, moved: Moved) -> tuple[Numbers, Numbers]:
     """Visual tokens with content that moved, in blocks where there are any, and the tokens where that content was."""
     rows, columns = grid
     size = view.frame.size

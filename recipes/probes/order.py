@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from scipy.stats import rankdata
 from recipes.probes.pages import Block
 
 Array = NDArray[np.float64]
+Numbers = NDArray[Any]
 
 # below this share of its attention a query sees no block
 NOTHING = 1e-9
@@ -150,12 +152,12 @@ def boxes_of(blocks: Sequence[Block]) -> Array:
     return np.array([block.box for block in blocks], dtype=np.float64)
 
 
-def spearman(one: Array, other: Array) -> float:
+def spearman(one: Numbers, other: Numbers) -> float:
     """Spearman's rank correlation; 0 where one of them is constant and so has no order."""
     return _correlation(rankdata(one), rankdata(other))
 
 
-def partial_spearman(one: Array, other: Array, given: Array) -> float:
+def partial_spearman(one: Numbers, other: Numbers, given: Numbers) -> float:
     """Spearman's correlation of what is left of two after a linear fit of their ranks to a third's."""
     basis = _basis(given)
     left = []
@@ -172,7 +174,7 @@ def shuffles(count: int, permutations: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).permuted(np.tile(np.arange(count), (permutations, 1)), axis=1)
 
 
-def null(values: Array, orders: NDArray[np.int64], given: Array | None = None) -> Array:
+def null(values: Numbers, orders: NDArray[np.int64], given: Numbers | None = None) -> Array:
     """Spearman's correlation of values [q] with each of the shuffled indices [permutations, q], partial if given."""
     known = np.ones((len(values), 1)) if given is None else _basis(given)
     basis = np.linalg.qr(known)[0]
@@ -187,7 +189,7 @@ def p_value(observed: float, under_null: Array) -> float:
     return float((1 + (np.abs(under_null) >= abs(observed) - 1e-12).sum()) / (1 + len(under_null)))
 
 
-def _basis(given: Array) -> Array:
+def _basis(given: Numbers) -> Array:
     return np.stack([np.ones(len(given)), rankdata(given)], 1)
 
 

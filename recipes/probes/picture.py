@@ -1,7 +1,7 @@
 """The page with the path of the queries drawn on it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ def path_figure(view: View, measured: Measured, title: str, mean: float = 0.5, s
     from matplotlib.patches import Rectangle
 
     width, height = view.frame.size
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
+    with mpl.rc_context(cast(Any, STYLE | {"axes.grid": False})):
         figure = Figure(figsize=(SIDE, SIDE * height / width), layout="constrained")
         axes = figure.subplots()
         # pale, for what is drawn on it
@@ -51,7 +51,9 @@ def path_figure(view: View, measured: Measured, title: str, mean: float = 0.5, s
         steps = LineCollection(list(np.stack([points[:-1], points[1:]], 1)), cmap=COLOURS, linewidths=1.2, alpha=0.8)
         steps.set_array(index[:-1])
         axes.add_collection(steps)
-        dots = axes.scatter(*points.T, c=index, cmap=COLOURS, s=14, linewidths=0.3, edgecolors="white", zorder=3)
+        dots = axes.scatter(
+            points[:, 0], points[:, 1], c=index, cmap=COLOURS, s=14, linewidths=0.3, edgecolors="white", zorder=3
+        )
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], title=title)
         figure.colorbar(dots, ax=axes, label="query index", shrink=0.7)
     return figure
