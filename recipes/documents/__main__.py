@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return bench(Path(options.bench), options.text)
         return _write(options)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        told = " ".join(str(error).split()).replace("data.path", "--text")
+        print(f"error: {told}", file=sys.stderr)
         return 2
 
 

@@ -3,7 +3,7 @@
 from recipes.documents.draws import Draws
 from recipes.documents.formula import draw_equation, draw_symbol
 from recipes.documents.options import CHARACTER, LINE, Contents, Mode
-from recipes.documents.text import MARKS, Corpus, TextSource
+from recipes.documents.text import MARKS, SHORT, Corpus, TextSource
 from recipes.documents.tree import (
     Block,
     Caption,
@@ -56,7 +56,7 @@ class Composer:
         wide = 1.3 if self.style.font.endswith("Mono") else 1.0
         self.line = max(int(column / (CHARACTER * wide * self.style.text_size)), 8)
         self.lines = int((height - 2 * self.style.margin) / (LINE * self.style.text_size))
-        self.source: TextSource = mode.source(corpus, draws, longest=max(self.line - 5, 6))
+        self.source: TextSource = mode.source(corpus, draws, longest=max(self.line - 5, SHORT))
 
     def document(self) -> Document:
         """Compose it."""

@@ -166,7 +166,8 @@ class Generator:
         try:
             return [
                 self._page(number, document, pdf[place], read_spots(pdf, place))
-                for place, (number, document) in enumerate(zip(numbers, documents, strict=True))
+                # behind the page that comes first
+                for place, (number, document) in enumerate(zip(numbers, documents, strict=True), start=1)
             ]
         finally:
             pdf.close()

@@ -4,40 +4,44 @@ import hashlib
 import itertools
 import re
 from abc import ABC, abstractmethod
-from array import array
-from collections.abc import Iterator
 from functools import lru_cache
 
 from recipes.data.text_files import matching_files, python_files, read_texts
 from recipes.documents.draws import Draws
 
 # letters that typst's own fonts hold: Latin, with accents
-WORD = re.compile(r"[A-Za-zÀ-ÖØ-öø-ſ]++(?:['’-][A-Za-zÀ-ÖØ-öø-ſ]++)*+")
 _LOWER = "[a-zß-öø-ÿ]"
 _PROSE_WORD = rf"(?:[A-ZÀ-ÖØ-Þ]?{_LOWER}{{2,}}+(?:['’-]{_LOWER}++)*+|[AaI](?![A-Za-zÀ-ſ])),?+[;:.!?]?+(?!\S)"
 # at least five words one after the other are prose, and not code; possessive, so that a failure costs nothing
 PROSE = re.compile(rf"(?<!\S){_PROSE_WORD}(?:\s++{_PROSE_WORD}){{4,}}+")
+MARKS = ",;:.!?"
+# the shortest line takes words of so many letters with their mark
+SHORT = 6
 
 
 class Corpus:
-    """A text to take words from.
+    """The words of a text's prose, one after the other.
 
     Args:
         text: of any kind.
         name: of the place that it is from, for messages.
 
     Raises:
-        ValueError: fewer than five words of Latin letters stand in a row anywhere.
+        ValueError: nowhere do five words of Latin letters stand in a row, or all words are long.
+
+    Attributes:
+        words: with the marks behind them.
+        sha256: of them all.
     """
 
     def __init__(self, text: str, name: str = "text") -> None:
-        self.text, self.sha256 = text, hashlib.sha256(text.encode()).hexdigest()
-        spans = array("Q", (place for match in PROSE.finditer(text) for place in match.span()))
-        if not spans:
+        self.words = [word for match in PROSE.finditer(text) for word in match[0].split()]
+        if not any(len(word) <= SHORT for word in self.words):
             raise ValueError(
-                f"data.path {name!r} holds no words: documents need a text with words of Latin letters, five in a row"
+                f"data.path {name!r} holds no words to make documents of: give a text in Latin letters, with five "
+                f"words in a row somewhere, and some of at most {SHORT} letters"
             )
-        self._spans = spans
+        self.sha256 = hashlib.sha256(" ".join(self.words).encode()).hexdigest()
 
     @classmethod
     def read(cls, path: str | None = None) -> "Corpus":
@@ -47,19 +51,6 @@ class Corpus:
             ValueError: nothing is there, or no words.
         """
         return _read(path)
-
-    def words(self, draws: Draws) -> Iterator[str]:
-        """Words of prose from a random place on, without end: behind the text's last one comes its first."""
-        count = len(self._spans) // 2
-        first = draws.integer(0, count - 1)
-        for number in itertools.count(first):
-            start, end = self._spans[2 * (number % count) : 2 * (number % count) + 2]
-            yield from self.text[start:end].split()
-
-    def word(self, draws: Draws) -> str:
-        """A word of prose, each one of equal chance that its run is as long as the others'."""
-        place = 2 * draws.integer(0, len(self._spans) // 2 - 1)
-        return draws.choice(self.text[self._spans[place] : self._spans[place + 1]].split())
 
 
 @lru_cache(maxsize=2)
@@ -74,7 +65,7 @@ class TextSource(ABC):
     Args:
         corpus: where they are from.
         draws: which.
-        longest: letters of a word; longer ones are left out, for they would not fit a line.
+        longest: letters of a word, at least `SHORT`; longer ones are left out, for they would not fit a line.
     """
 
     def __init__(self, corpus: Corpus, draws: Draws, longest: int) -> None:
@@ -107,8 +98,9 @@ class Prose(TextSource):
 
     def words(self, count: int) -> list[str]:
         """So many, from a random place on."""
-        fitting = (word for word in self.corpus.words(self.draws) if len(word) <= self.longest)
-        return list(itertools.islice(fitting, count))
+        start = self.draws.integer(0, len(self.corpus.words) - 1)
+        onward = itertools.chain(itertools.islice(self.corpus.words, start, None), itertools.cycle(self.corpus.words))
+        return list(itertools.islice((word for word in onward if len(word) <= self.longest), count))
 
     def text(self, count: int) -> str:
         """So many words as they follow one another."""
@@ -124,7 +116,7 @@ class RandomWords(TextSource):
 
     def _word(self) -> str:
         while True:
-            word = self.corpus.word(self.draws).rstrip(MARKS)
+            word = self.draws.choice(self.corpus.words).rstrip(MARKS)
             if len(word) <= self.longest:
                 return word
 
@@ -141,7 +133,6 @@ class RandomLetters(TextSource):
 
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-MARKS = ",;:.!?"
 
 
 def _capital(text: str) -> str:

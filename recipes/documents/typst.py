@@ -6,15 +6,18 @@ the boxes.
 """
 
 import ctypes
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, singledispatch
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pypdfium2
 import typst
 from pypdfium2 import raw
 
-from recipes.documents.options import LINE
+from recipes.documents.options import FONTS, LINE
 from recipes.documents.tree import (
     Block,
     Caption,
@@ -131,6 +134,15 @@ PRELUDE = """\
 """
 
 
+# A hyphen at a line's end and one in a word are the same glyph, and whichever comes second in a PDF is marked, which
+# moves it by less than a pixel. Here the hyphen in a word comes first, so that a page does not depend on those before.
+FIRST = (
+    "#page(width: 99pt, height: 99pt)["
+    + "".join(f'#text(font: "{font}")[#"-" #strong("-") #emph("-")]' for font in FONTS)
+    + "]\n"
+)
+
+
 class Spot(NamedTuple):
     """Where a block stands: left, top, right, bottom in pixels, and how many of its words, None for all."""
 
@@ -143,17 +155,40 @@ def source(documents: Sequence[Document], spots: bool = True) -> str:
 
     Args:
         documents: pages.
-        spots: whether links mark the blocks.
+        spots: whether links mark the blocks; then a page comes first that is none of them.
     """
-    return f"#let spots = {'true' if spots else 'false'}\n{PRELUDE}" + "".join(map(_page, documents))
+    begin = f"#let spots = {'true' if spots else 'false'}\n{PRELUDE}"
+    return begin + (FIRST if spots else "") + "".join(map(_page, documents))
 
 
 def compile_pdf(text: str) -> bytes:
-    """The PDF of a source, with typst's own fonts alone: the same bytes on every machine."""
+    """The PDF of a source, with typst's own fonts alone: the same bytes on every machine.
+
+    Raises:
+        RuntimeError: typst cannot make it.
+    """
+    # typst's threads do not live on in a fork, such as a data loader's worker, which would wait for them for ever
+    if _threads_of.setdefault("process", os.getpid()) != os.getpid():
+        command = [sys.executable, "-c", _ELSEWHERE, *sys.path]
+        done = subprocess.run(command, input=text.encode(), capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"typst: {done.stderr.decode(errors='replace').strip().rpartition(chr(10))[2]}")
+        return done.stdout
     compiler = typst.Compiler(font_paths=_fonts(), ignore_system_fonts=True)
-    made = compiler.compile(input=text.encode(), format="pdf", timestamp=0, pdf_tags=False)
+    made = compiler.compile(input=text.encode(), **_SETTINGS)
     assert isinstance(made, bytes)
     return made
+
+
+_SETTINGS: dict[str, Any] = {"format": "pdf", "timestamp": 0, "pdf_tags": False}
+_ELSEWHERE = f"""\
+import sys
+sys.path[:] = sys.argv[1:]
+import typst
+compiler = typst.Compiler(font_paths=typst.Fonts(include_system_fonts=False), ignore_system_fonts=True)
+sys.stdout.buffer.write(compiler.compile(input=sys.stdin.buffer.read(), **{_SETTINGS}))
+"""
+_threads_of: dict[str, int] = {}
 
 
 def read_spots(document: pypdfium2.PdfDocument, number: int) -> dict[int, Spot]:

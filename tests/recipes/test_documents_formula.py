@@ -29,20 +29,28 @@ from recipes.documents.formula import (
 from recipes.documents.typst import compile_pdf
 
 # what each command of LaTeX looks like
-LOOKS = {name: unicodedata.lookup(f"GREEK {'CAPITAL' if name[0].isupper() else 'SMALL'} LETTER {name.upper()}")
-         for name in GREEK if name != "lambda"} | {"lambda": "λ", "cdot": "⋅", "times": "×", "leq": "≤", "approx": "≈"}
+LOOKS = {
+    name: unicodedata.lookup(f"GREEK {'CAPITAL' if name[0].isupper() else 'SMALL'} LETTER {name.upper()}")
+    for name in GREEK
+    if name != "lambda"
+} | {"lambda": "λ", "cdot": "⋅", "times": "×", "leq": "≤", "approx": "≈"}
 LOOKS |= {"sqrt": "√", "sum": "∑", "prod": "∏", "int": "∫"} | {name: name for name in FUNCTIONS}
 LAYOUT = re.compile(r"\\(?:left|right|begin|end|frac)(?![a-z])|\{pmatrix\}|\\\\|[{}_^&\s]")
 
 
 def printed(formulas) -> list[Counter]:
     """The characters of each formula on the page, from the PDF's text."""
-    pages = "".join(f"#page(width: 900pt, height: 300pt)[#math.equation(block: true, ${formula.typst()}$.body)]\n"
-                    for formula in formulas)
+    pages = "".join(
+        f"#page(width: 900pt, height: 300pt)[#math.equation(block: true, ${formula.typst()}$.body)]\n"
+        for formula in formulas
+    )
     pdf = pypdfium2.PdfDocument(compile_pdf(pages))
     texts = (unicodedata.normalize("NFKC", page.get_textpage().get_text_range()) for page in pdf)
     # delimiters that grow are pieces of font without a letter: parentheses are compared in another test
-    return [Counter(re.sub(r"[\s()⎛-⎠\x00-\x1f]", "", text.replace("−", "-").replace("ϵ", "ε").replace("∙", "⋅"))) for text in texts]
+    return [
+        Counter(re.sub(r"[\s()⎛-⎠\x00-\x1f]", "", text.replace("−", "-").replace("ϵ", "ε").replace("∙", "⋅")))
+        for text in texts
+    ]
 
 
 def meant(latex: str) -> Counter:
@@ -74,8 +82,10 @@ def test_latex_is_well_formed():
         (Fraction(Symbol("alpha"), Operation("+", Symbol("b"), Number("2"))), r"\frac{\alpha}{b + 2}"),
         (Function("sin", Root(Symbol("x"))), r"\sin \left( \sqrt{x} \right)"),
         (Big("product", Operation("=", Symbol("i"), Number("0")), Symbol("n"), Symbol("x")), r"\prod_{i = 0}^{n} x"),
-        (Matrix(((Symbol("a"), Symbol("b")), (Number("1"), Number("2")))),
-         r"\begin{pmatrix} a & b \\ 1 & 2 \end{pmatrix}"),
+        (
+            Matrix(((Symbol("a"), Symbol("b")), (Number("1"), Number("2")))),
+            r"\begin{pmatrix} a & b \\ 1 & 2 \end{pmatrix}",
+        ),
         (Parentheses(Symbol("f")), r"\left( f \right)"),
     ],
 )
