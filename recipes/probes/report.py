@@ -50,8 +50,8 @@ def markdown(probe: Probe) -> str:
         rows = [[str(k), *(_number(found.order[key]) for key in ORDER)] for k, found in enumerate(probe.scrambled)]
         parts += [
             "## Chance",
-            "The same pages with the entries of every weight in random order. Shuffled indices alone (p) are too weak "
-            "a test: positions make what a query looks at drift with its index, whatever the weights.",
+            "The same pages with the entries of every weight in random order. Shuffled indices alone (p) are no "
+            "sufficient test: positions make what a query looks at drift with its index, whatever the weights.",
             _table(["scrambled", *ORDER.values()], rows),
         ]
     if whole.layers:
@@ -83,14 +83,20 @@ def _moves(summary: Summary) -> str:
         "place_alone": "place alone",
     }
     rows = [
-        [name, str(move["tokens"].n), *(_number(move[key]) for key in columns), _p_of(move["difference"])]
+        [
+            name,
+            str(move["tokens"].n),
+            *(_number(move[key]) for key in columns),
+            _p_of(move["difference"]),
+            _p_pages(move["difference"]),
+        ]
         for name, move in summary.moves.items()
     ]
     return (
         "Spearman after the move; the encoder's own order is that of its visual tokens before it. Explained are shares "
         "of the variance of that order's ranks. Content that an encoder recognises is followed in any order, learned "
         "or not: the first two columns are those that count.\n\n"
-        + _table(["pages", "n", *columns.values(), "p of the difference"], rows)
+        + _table(["pages", "n", *columns.values(), "p of the difference, queries shuffled", "over pages"], rows)
     )
 
 
@@ -142,6 +148,10 @@ def _p(summary: Summary) -> str:
 
 def _p_of(found: Statistic) -> str:
     return NONE if found.p is None else p_value(found.p)
+
+
+def _p_pages(found: Statistic) -> str:
+    return NONE if found.p_pages is None else p_value(found.p_pages)
 
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from scipy.stats import ttest_1samp
 
 from recipes.probes.following import Movement
 from recipes.probes.measure import Evidence, PageProbe
@@ -17,7 +18,11 @@ from recipes.reports.format import p_value as written
 SIGNIFICANT = 0.05
 # two hypotheses that predict the same: the move tells nothing
 ALIKE = 0.9
-MARKS = ("centroid", "mass", "x", "y", "raster", "beyond_raster", "inside", "width")
+# pages that a test over pages needs
+FEWEST = 5
+# correlations that differ by rounding
+EQUAL = 1e-9
+MARKS = ("centroid", "mass", "x", "y", "raster", "beyond_raster", "inside", "width", "queries")
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,16 @@ class Statistic:
         mean: NaN without pages.
         spread: standard deviation; NaN for one page.
         n: pages that have the number.
-        p: two-sided, query indices shuffled, the same shuffle on every page; None where it means nothing.
+        p: two-sided, query indices shuffled, the same shuffle on every page; None where it means nothing. However many
+            pages there are, it knows only as much as there are queries.
+        p_pages: two-sided t-test of the mean against 0 over pages; None below `FEWEST` of them.
     """
 
     mean: float
     spread: float
     n: int
     p: float | None = None
+    p_pages: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,15 +174,16 @@ def findings(encoder: str, raster: bool, summary: Summary, scrambled: Sequence[S
 
 
 def above_chance(summary: Summary, scrambled: Sequence[Summary]) -> bool:
-    """Whether index and block order go together more than with queries shuffled, and with any weights scrambled."""
+    """Whether index and block order go together more than with any weights scrambled; without these, by `p`."""
     found = summary.order["mass"]
-    if found.p is None or not found.p < SIGNIFICANT:
-        return False
-    return all(abs(found.mean) > abs(other.order["mass"].mean) for other in scrambled)
+    if scrambled:
+        return all(abs(found.mean) > abs(other.order["mass"].mean) for other in scrambled)
+    return _sure(found.p)
 
 
 def _order_of(summary: Summary, scrambled: Sequence[Summary]) -> list[str]:
     found, order = summary.order["mass"], summary.order
+    queries = round(summary.order["queries"].mean)
     if not found.n:
         return [
             "No page has blocks in a known order, so the queries' order is compared with the page alone: Spearman of "
@@ -192,10 +201,16 @@ def _order_of(summary: Summary, scrambled: Sequence[Summary]) -> list[str]:
     )
     if not above_chance(summary, scrambled):
         return [f"The order of the queries is at chance: {numbers}."]
+    if not _sure(found.p):
+        way = "leans to" if found.mean > 0 else "leans against"
+        return [
+            f"The order of the queries {way} the reading order, more than scrambled weights do, but {queries} queries "
+            f"in random order would often do as well: {numbers}."
+        ]
     way = "follow" if found.mean > 0 else "run against"
     beyond = order["beyond_raster"]
     left = f"with the raster order of the centroids taken out {_with_spread(beyond)} is left"
-    if beyond.p is not None and beyond.p < SIGNIFICANT and beyond.mean * found.mean > 0:
+    if _sure(beyond.p) and beyond.mean * found.mean > 0:
         verdict = f"this is more than a raster scan: {left} ({written(beyond.p)})"
     else:
         verdict = f"a raster scan explains it: {left} ({written(beyond.p or math.nan)})"
@@ -216,11 +231,9 @@ def followed(move: Mapping[str, Statistic], sign: float = 1.0) -> str:
     content, place, difference = (move[name] for name in ("content", "place", "difference"))
     if not content.n or move["same"].mean > ALIKE:
         return "alike"
-    if difference.p is None or not difference.p < SIGNIFICANT:
-        return "neither"
     best, name = (content, "content") if sign * difference.mean > 0 else (place, "place")
-    sure = best.p is not None and best.p < SIGNIFICANT and sign * best.mean > 0
-    return name if sure else "neither"
+    sure = all(_sure(each.p) or _sure(each.p_pages) for each in (difference, best))
+    return name if sure and sign * best.mean > 0 else "neither"
 
 
 def _move(name: str, move: Mapping[str, Statistic], summary: Summary, above: bool) -> str:
@@ -240,10 +253,13 @@ def _move(name: str, move: Mapping[str, Statistic], summary: Summary, above: boo
     }[followed(move, math.copysign(1.0, summary.order["mass"].mean))]
     if not above:
         verdict = "there is no order above chance that could follow content or place"
+    over_pages = (
+        "" if difference.p_pages is None else f" with queries shuffled, {written(difference.p_pages)} over pages"
+    )
     return (
         f"Pages {name} (n = {content.n}): {verdict}; Spearman of index and block order is {_with_spread(content)} with "
-        f"the blocks where they are now and {_with_spread(place)} where they were ({written(difference.p or math.nan)} "
-        f"for the difference); {own}."
+        f"the blocks where they are now and {_with_spread(place)} where they were (the "
+        f"difference: {written(difference.p or math.nan)}{over_pages}); {own}."
     )
 
 
@@ -276,7 +292,16 @@ def _statistic(values: Sequence[float], found: Sequence[Evidence] = (), name: st
     mean = float(np.mean(known))
     nulls = [each.nulls[name] for each in found if name in each.nulls]
     p = p_value(mean, np.mean(nulls, axis=0)) if nulls else None
-    return Statistic(mean, float(np.std(known, ddof=1)) if len(known) > 1 else math.nan, len(known), p)
+    spread = float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
+    over_pages = None
+    if nulls and len(known) >= FEWEST:
+        # pages that all agree leave a t-test nothing to divide by
+        over_pages = float(ttest_1samp(known, 0).pvalue) if spread > EQUAL else float(abs(mean) <= EQUAL)
+    return Statistic(mean, spread, len(known), p, over_pages)
+
+
+def _sure(p: float | None) -> bool:
+    return p is not None and p < SIGNIFICANT
 
 
 def _with_spread(found: Statistic) -> str:

@@ -8,6 +8,7 @@ import torch
 from helpers import randomise
 from probe_cases import (
     CELL,
+    COUNT,
     PIXELS,
     SIDE,
     VIEWS,
@@ -25,6 +26,7 @@ from encoders.causal_flow import CausalFlowEncoder
 from encoders.deep_encoder import DeepEncoder
 from encoders.patch import PatchTokenizer
 from encoders.processor import OCR2Processor
+from encoders.query_bank import QueryBank
 from encoders.raster import RasterEncoder
 from recipes.probes.attention import look
 from recipes.probes.measure import Prober, Settings, probe_all, scrambled
@@ -41,8 +43,10 @@ from recipes.probes.order import (
 )
 from recipes.probes.pages import Block
 from recipes.probes.queries import changes
-from recipes.probes.summary import above_chance, conclude, findings, summarise
+from recipes.probes.summary import above_chance, conclude, findings, followed, summarise
 
+# 16 places of the reading, one of each four, with Spearman 0.41 to their index
+HALF_IN_ORDER = [4 * k for k in (9, 1, 0, 13, 4, 2, 8, 15, 3, 5, 12, 7, 14, 6, 10, 11)]
 ORDER_ALONE = Settings(moves=False, changes=False, text_tokens=0)
 
 
@@ -152,6 +156,28 @@ def test_scrambled_weights_catch_an_order_that_shuffled_indices_take_for_real():
     assert summary.order["mass"].p < 0.05
     twins = [summary_of(scrambled(vision, k), pages) for k in range(19)]
     assert not above_chance(summary, twins)
+
+
+def test_few_queries_in_order_on_many_pages_are_neither_chance_nor_proof():
+    pages = in_disorder(8)
+    # content is followed, but by queries whose own order is only half that of the page
+    vision = planted(True)
+    vision.queries = QueryBank(width=COUNT, counts={PIXELS: 16}, stride=CELL)
+    vision.queries._bank(PIXELS).data.copy_(torch.eye(COUNT)[HALF_IN_ORDER])
+    settings = Settings(changes=False, text_tokens=0)
+    summary = summary_of(vision, pages, settings)
+    assert summary.order["mass"].mean == pytest.approx(0.4, abs=0.1)
+    assert summary.order["mass"].p > 0.05
+    twins = [summary_of(scrambled(vision, k), pages) for k in range(3)]
+    assert above_chance(summary, twins)
+    told = findings("QFormerEncoder", False, summary, twins)
+    assert "leans to the reading order" in told[0]
+    assert "16 queries in random order would often do as well" in told[0]
+    # that it follows content is sure all the same: on each page for itself
+    turned = summary.moves["turned by 90 degrees"]
+    assert turned["content"].p > 0.05 > turned["content"].p_pages
+    assert followed(turned) == "content"
+    assert any("turned by 90 degrees (n = 8): the order follows the content" in line for line in told)
 
 
 def test_scrambling_keeps_every_weight_and_the_model():
