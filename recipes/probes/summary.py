@@ -209,15 +209,17 @@ def _order_of(summary: Summary, scrambled: Sequence[Summary]) -> list[str]:
         ]
     way = "follow" if found.mean > 0 else "run against"
     beyond = order["beyond_raster"]
-    left = f"with the raster order of the centroids taken out {_with_spread(beyond)} is left"
-    if _sure(beyond.p) and beyond.mean * found.mean > 0:
-        verdict = f"this is more than a raster scan: {left} ({written(beyond.p)})"
+    left = f"with the raster order of the centroids taken out {_with_spread(beyond)} is left ({_tests(beyond)})"
+    if (_sure(beyond.p) or _sure(beyond.p_pages)) and beyond.mean * found.mean > 0:
+        verdict = "this is more than a raster scan"
+    elif abs(beyond.mean) < abs(found.mean) / 2:
+        verdict = "a raster scan explains it"
     else:
-        verdict = f"a raster scan explains it: {left} ({written(beyond.p or math.nan)})"
+        verdict = "whether a raster scan explains it is open"
     return [
         f"The queries {way} the reading order: {numbers}.",
         f"Against y the index has {_with_spread(order['y'])}, against x {_with_spread(order['x'])}; a raster scan "
-        f"would have {_with_spread(order['raster'])} against the block order; {verdict}.",
+        f"would have {_with_spread(order['raster'])} against the block order; {verdict}: {left}.",
     ]
 
 
@@ -259,7 +261,7 @@ def _move(name: str, move: Mapping[str, Statistic], summary: Summary, above: boo
     return (
         f"Pages {name} (n = {content.n}): {verdict}; Spearman of index and block order is {_with_spread(content)} with "
         f"the blocks where they are now and {_with_spread(place)} where they were (the "
-        f"difference: {written(difference.p or math.nan)}{over_pages}); {own}."
+        f"difference: {_tests(difference)}); {own}."
     )
 
 
@@ -308,6 +310,11 @@ def _with_spread(found: Statistic) -> str:
     if not found.n:
         return "unknown"
     return f"{found.mean:.2f}" if math.isnan(found.spread) else f"{found.mean:.2f} ± {found.spread:.2f}"
+
+
+def _tests(found: Statistic) -> str:
+    told = written(math.nan if found.p is None else found.p)
+    return told if found.p_pages is None else f"{told} with queries shuffled, {written(found.p_pages)} over pages"
 
 
 def _share(found: Statistic) -> str:
