@@ -1,7 +1,6 @@
 """Words for documents, out of the corpus that the language-model recipe reads."""
 
 import hashlib
-import itertools
 import re
 from abc import ABC, abstractmethod
 from functools import lru_cache
@@ -98,9 +97,13 @@ class Prose(TextSource):
 
     def words(self, count: int) -> list[str]:
         """So many, from a random place on."""
-        start = self.draws.integer(0, len(self.corpus.words) - 1)
-        onward = itertools.chain(itertools.islice(self.corpus.words, start, None), itertools.cycle(self.corpus.words))
-        return list(itertools.islice((word for word in onward if len(word) <= self.longest), count))
+        words = self.corpus.words
+        found: list[str] = []
+        start = self.draws.integer(0, len(words) - 1)
+        while len(found) < count:
+            found += [word for word in words[start : start + 2 * count] if len(word) <= self.longest]
+            start = start + 2 * count if start + 2 * count < len(words) else 0
+        return found[:count]
 
     def text(self, count: int) -> str:
         """So many words as they follow one another."""

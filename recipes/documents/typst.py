@@ -63,6 +63,7 @@ PRELUDE = """\
   for (number, (id, above, body, middle, binds)) in blocks.enumerate() {
     if skip { skip = false; continue }
     let start = if out.len() == 0 { 0pt } else { down + above }
+    if room - start < 1em.to-absolute() { break }
     let (content, kept) = (if type(body) == str { par(body) } else { body }, 0)
     let size = extent(content, width)
     if type(body) == str and start + size.height > room {
