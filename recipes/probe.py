@@ -43,12 +43,12 @@ def _main(options: Options) -> int:
     # slow to import, and bad input is told at once
     import torch
 
+    from recipes.probes.conclusion import conclude
     from recipes.probes.console import progress
     from recipes.probes.loading import load
     from recipes.probes.measure import Prober, Settings, probe_all, scrambled
     from recipes.probes.picture import paths
     from recipes.probes.report import settings_of, write
-    from recipes.probes.summary import conclude
     from recipes.reports.format import write_whole
 
     network, processor = load(options.checkpoint, options.device)

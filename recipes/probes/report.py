@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from recipes.files import replace_file, replace_json
-from recipes.probes.summary import Probe, Statistic, Summary
+from recipes.probes.conclusion import Probe
+from recipes.probes.summary import Statistic, Summary
 from recipes.reports.format import NONE, count, p_value
 
 ORDER = {

@@ -9,10 +9,11 @@ from PIL import Image, ImageDraw
 from probe_cases import VIEWS, column_order, fresh, in_columns, in_disorder, planted
 
 from encoders.views import Views
+from recipes.probes.findings import findings, followed
 from recipes.probes.measure import Prober, Settings, probe_all
 from recipes.probes.moves import columns_of, exchange, moves_of, turn
 from recipes.probes.pages import Block, ProbePage
-from recipes.probes.summary import findings, followed, summarise
+from recipes.probes.summary import summarise
 from recipes.probes.views import views_of
 
 MOVES = ("columns exchanged", "turned by 90 degrees", "turned by 180 degrees")

@@ -29,6 +29,8 @@ from encoders.processor import OCR2Processor
 from encoders.query_bank import QueryBank
 from encoders.raster import RasterEncoder
 from recipes.probes.attention import look
+from recipes.probes.conclusion import conclude
+from recipes.probes.findings import above_chance, findings, followed
 from recipes.probes.measure import Prober, Settings, probe_all, scrambled
 from recipes.probes.order import (
     measure,
@@ -43,7 +45,7 @@ from recipes.probes.order import (
 )
 from recipes.probes.pages import Block
 from recipes.probes.queries import changes
-from recipes.probes.summary import above_chance, conclude, findings, followed, summarise
+from recipes.probes.summary import summarise
 
 # 16 places of the reading, one of each four, with Spearman 0.41 to their index
 HALF_IN_ORDER = [4 * k for k in (9, 1, 0, 13, 4, 2, 8, 15, 3, 5, 12, 7, 14, 6, 10, 11)]
