@@ -209,7 +209,7 @@ class GlyphPages(LightningDataModule):
             self.trainer.callbacks.append(_Raise(self.growth))
 
     def summary(self) -> dict[str, Any]:
-        """What the pages are: task, sizes, tokens, and a SHA-256 of these and the glyphs."""
+        """What the pages are: task, sizes, a SHA-256 of these and the glyphs, and how many tokens stand for a page."""
         state = self.growth.state_dict()
         settings = {name: value for name, value in vars(self.growth).items() if name not in state}
         content = {
@@ -222,7 +222,11 @@ class GlyphPages(LightningDataModule):
             "validation_pages": self.validation_pages,
         }
         ink = hashlib.sha256(json.dumps(content, sort_keys=True).encode() + self.ink.numpy().tobytes())
-        return content | {"sha256": ink.hexdigest()}
+        read = {"answer_tokens": self.task.longest}
+        if self.trainer is not None or self.page_tokens is not None:
+            tokens = self._page_tokens()
+            read |= {"visual_tokens": tokens, "answer_tokens_per_visual_token": self.task.longest / tokens}
+        return content | {"sha256": ink.hexdigest()} | read
 
     def probe_batch(self, sequences: int) -> PageBatch:
         """The first held-out pages."""

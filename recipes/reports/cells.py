@@ -14,6 +14,8 @@ NUMBERS = (
     "gain_forward", "gain_backward", "gain_forward_max", "gain_backward_max",
     "tokens", "tokens_per_step", "seconds", "step_ms_p10", "step_ms_p90", "val_accuracy",
 )  # fmt: skip
+# what the data say of how a page is read
+DATA = ("visual_tokens", "answer_tokens_per_visual_token")
 GAIN = "signal_gain/composite/"
 
 
@@ -61,6 +63,8 @@ class Cell:
         recorded = number(self.record.get(name))
         if not math.isnan(recorded) or self.status == "failed":
             return recorded
+        if name in DATA:
+            return number((self.environment.get("data") or {}).get(name))
         source = {"val_loss": "val/loss", "val_accuracy": "val/accuracy"}
         source |= {"gain_forward": GAIN + "forward", "gain_backward": GAIN + "backward"}
         series = self.series(source.get(name.removesuffix("_max"), "")).dropna()
@@ -147,7 +151,7 @@ class Ablation:
             if cell.status not in ENDED:
                 continue
             row = {"variant": cell.variant, "seed": cell.seed, "status": cell.status, "steps": cell.steps}
-            row |= {name: cell.value(name) for name in NUMBERS} | {"shared": cell.shared}
+            row |= {name: cell.value(name) for name in (*NUMBERS, *DATA)} | {"shared": cell.shared}
             row |= {axis: cell.axes.get(axis) for axis in self.axes if len(self.axes) > 1 and axis not in row}
             row |= {"commit": cell.environment.get("commit"), "reason": one_line(cell.record.get("reason"))}
             rows.append(row | {"error": one_line(cell.record.get("error"))})

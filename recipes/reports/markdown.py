@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from recipes.reports import provenance
 from recipes.reports.analysis import Analysis
 from recipes.reports.answer import answer
-from recipes.reports.cells import ENDED, GAIN, Cell, one_line
+from recipes.reports.cells import DATA, ENDED, GAIN, Cell, one_line
 from recipes.reports.format import NONE, count, extent, gain, listed, loss, p_value, percent, signed, significant, table
 from recipes.reports.statistics import mean_sd, t_interval
 
@@ -56,18 +56,21 @@ def _headline(analysis: Analysis) -> str:
     rows = []
     one_axis = len(analysis.ablation.axes) < 2
     read = any(analysis.accuracies(variant) for variant in analysis.ablation.variants)
+    pages = any(not math.isnan(analysis.median(variant, DATA[0])) for variant in analysis.ablation.variants)
     for variant in analysis.ablation.variants:
         d = analysis.difference(variant)
         mark = " (not trained)" if analysis.untrained(variant) else ""
         row = [variant, f"{len(analysis.ablation.of(variant, 'finished'))}/{analysis.ablation.planned(variant)}"]
         row.append(spread(list(analysis.losses.get(variant, {}).values())) + mark)
         row += [_accuracy(analysis.accuracies(variant))] if read else []
+        row += [significant(analysis.median(variant, name)) for name in DATA] if pages else []
         if one_axis:
             row.append((f"{signed(d.mean)} ({p_value(d.p)})" if d.n > 1 else signed(d.mean)) if d else NONE)
         row += [extent(analysis.gains(variant, name), gain) for name in ("gain_forward", "gain_backward")]
         row += [significant(analysis.median(variant, name)) for name in ("step_ms", "tokens_per_s", "peak_memory_mb")]
         rows.append(row)
     header = ["variant", "finished", "val loss", *(["token accuracy"] if read else [])]
+    header += ["visual tokens", "answer tokens a visual token"] if pages else []
     header += [f"minus {analysis.ablation.baseline}"] if one_axis else []
     header += ["gain forward", "gain backward", "step ms", "tokens/s", "peak MB"]
     return table(header, rows)

@@ -23,7 +23,9 @@ def write(folder):
         for seed in range(3):
             record = {"val_accuracy": accuracy + 0.01 * seed, "prior_loss": 2.3, "gain_forward_max": 1.0}
             wobble = (0.0, 0.02, -0.01)[seed] * (variant == "flow")
-            write_cell(folder, variant, seed, loss=loss + wobble, record=record, axes={"encoder": variant})
+            data = {"visual_tokens": 16, "answer_tokens_per_visual_token": 0.75}
+            arguments = {"record": record, "axes": {"encoder": variant}, "environment": {"data": data}}
+            write_cell(folder, variant, seed, loss=loss + wobble, **arguments)
     return folder
 
 
@@ -35,6 +37,8 @@ def test_accuracy_stands_beside_the_loss(tmp_path):
     columns = [cell.strip() for cell in header.strip("|").split("|")]
     flow = [cell.strip() for cell in next(line for line in lines if line.startswith("| flow")).strip("|").split("|")]
     assert flow[columns.index("token accuracy")] == "91.0 ± 1.0 % (n = 3)"
+    assert flow[columns.index("visual tokens")] == "16"
+    assert flow[columns.index("answer tokens a visual token")] == "0.750"
     rows = pd.read_csv(folder / "summary.csv")
     assert rows[(rows.variant == "clip") & (rows.seed == 1)].val_accuracy.item() == 0.61
 
