@@ -106,9 +106,9 @@ class Composer:
         blocks: list[Block] = [Rank(order + 1)] if self.mode.shuffled else []
         blocks.append(self._marked(notes) if notes else self._paragraph())
         # more than there is room for: typst leaves out what does not fit
-        used = 0.0
-        while used < 1.15 * self.lines:
-            more = self._blocks()
+        used, most = 0.0, self.contents.blocks or self.lines
+        while used < 1.15 * self.lines and len(blocks) - self.mode.shuffled < most:
+            more = self._blocks()[: most - len(blocks) + self.mode.shuffled]
             used += sum(self._height(block) for block in more)
             blocks += more
         return Column(tuple(blocks), order)

@@ -51,6 +51,7 @@ class Contents:
         listing: a block is a list.
         inline: a paragraph has formulas and words in italics.
         words: of a paragraph, at most.
+        blocks: of a column, at most; None fills the page.
         rows: of a table, at most.
         fonts: of which a page has one; typst carries Libertinus Serif, New Computer Modern and DejaVu Sans Mono.
 
@@ -71,6 +72,7 @@ class Contents:
     listing: float = 0.1
     inline: float = 0.2
     words: int = 60
+    blocks: int | None = None
     rows: int = 6
     fonts: tuple[str, ...] = FONTS[:2]
 
@@ -89,6 +91,8 @@ class Contents:
             raise ValueError(
                 f"contents.heading, table, formula and listing add up to {total:g}: lower one to make it 1"
             )
+        if self.blocks is not None and self.blocks < 1:
+            raise ValueError(f"contents.blocks must be at least 1, got {self.blocks}")
         if self.words < 4 or self.rows < 2:
             raise ValueError(f"contents.words must be at least 4 and rows 2, got {self.words} and {self.rows}")
         if not self.fonts or set(self.fonts) - set(FONTS):

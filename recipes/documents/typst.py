@@ -254,10 +254,14 @@ def _page(document: Document) -> str:
 _SIDES = {0: (), 1: (0.5,), 2: (0, 1)}
 
 
+CENTRED = (DisplayFormula, Table, Rank, Caption)
+# those that do not stand without the block below them
+BINDING = (Title, Caption)
+
+
 def _entry(number: int, block: Block, gap: float, size: float) -> str:
     above = gap + size * _ABOVE.get(type(block), 0.0)
-    middle = "true" if isinstance(block, (DisplayFormula, Table, Rank, Caption)) else "false"
-    binds = "true" if isinstance(block, (Title, Caption)) else "false"
+    middle, binds = ("true" if isinstance(block, kinds) else "false" for kinds in (CENTRED, BINDING))
     return f"({number}, {above:.4g}pt, {typeset(block)}, {middle}, {binds})"
 
 

@@ -109,6 +109,14 @@ def test_words_are_from_the_corpus_and_their_order_is_not():
     assert counts.min() > 0.5 * counts.mean()
 
 
+@pytest.mark.parametrize("mode", ["prose", "shuffled_columns"])
+def test_blocks_of_a_column_are_at_most_so_many(mode):
+    contents = replace(SMALL, blocks=2, heading=0.5, title=0, footnotes=0, sidebar=0)
+    documents = Generator(CORPUS, 0, 260, 240, contents, mode).documents(range(20))
+    counts = {len(column.blocks) - MODES[mode].shuffled for document in documents for column in document.columns}
+    assert counts == {2}
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_makes_pages(mode):
     page = Generator(CORPUS, 0, 200, 240, SMALL, mode).pages([0])[0]
@@ -182,6 +190,7 @@ def test_bad_input():
         ("title", 2),
         ("table", 0.9),
         ("words", 1),
+        ("blocks", 0),
         ("rows", 1),
         ("fonts", ()),
         ("fonts", ("Comic",)),

@@ -17,11 +17,16 @@ from recipes.data.page_batch import PageBatch
 from recipes.data.page_data import Source
 from recipes.data.page_mixture import PageMixture
 from recipes.data.synthetic_pages import SyntheticDocuments, SyntheticPages
-from recipes.documents import Contents
+from recipes.documents import Contents, cache
 from recipes.documents.cache import PageCache
 from recipes.documents.tokenizer import BYTE_IMAGE, BYTES, byte_tokenizer, main, trained_tokenizer
 
 CONTENTS = Contents(text_size=8, max_columns=2)
+
+
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch):
+    monkeypatch.setattr(cache, "TOGETHER", 10)
 
 
 @pytest.fixture(scope="module")
@@ -123,18 +128,18 @@ def test_workers_give_the_same_batches(shared):
     assert all(torch.equal(one.pages, other.pages) for one, other in zip(alone, beside, strict=True))
 
 
-def test_pages_are_made_once(shared, tmp_path, monkeypatch):
-    data = made(shared, cache=str(tmp_path), size=60)
+def test_pages_are_made_once(shared, tmp_path):
+    data = made(shared, cache=str(tmp_path), size=12)
     data.prepare_data()
     files = sorted(tmp_path.rglob("*.zip"))
     assert len(files) == 3  # two of the training's, one of the validation's
     before = [path.stat().st_mtime_ns for path in files]
-    again = made(shared, cache=str(tmp_path), size=60)
+    again = made(shared, cache=str(tmp_path), size=12)
     again.prepare_data()
     batches(again, 2)
     assert [path.stat().st_mtime_ns for path in files] == before
     # a larger set has the smaller one's pages
-    assert made(shared, cache=str(tmp_path), size=70).train_pages.read(59).text == data.train_pages.read(59).text
+    assert made(shared, cache=str(tmp_path), size=15).train_pages.read(11).text == data.train_pages.read(11).text
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty", "text"])
@@ -164,9 +169,9 @@ def fill(records, size):
 
 
 def test_two_processes_make_one_cache(shared, tmp_path):
-    data = made(shared, cache=str(tmp_path), size=100)
+    data = made(shared, cache=str(tmp_path), size=20)
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=fill, args=(data.train_pages, 100)) for _ in range(2)]
+    processes = [context.Process(target=fill, args=(data.train_pages, 20)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -177,7 +182,7 @@ def test_two_processes_make_one_cache(shared, tmp_path):
         "pages-000001.zip",
     ]
     one = PageCache(tmp_path / "other", data.train_pages.order)
-    one.fill(100)
+    one.fill(20)
     for name in ("pages-000000.zip", "pages-000001.zip"):
         assert (one.folder / name).read_bytes() == (data.train_pages.pages.folder / name).read_bytes()
 
