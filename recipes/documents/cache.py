@@ -18,6 +18,9 @@ from recipes.documents.options import Contents
 from recipes.documents.text import Corpus
 from recipes.files import replacing
 
+# files that are worth starting other processes for
+WORTH_PROCESSES = 20
+
 log = logging.getLogger(__name__)
 
 
@@ -104,7 +107,8 @@ class PageCache:
         missing = [number for number in range(-(-size // TOGETHER)) if not self._path(number).is_file()]
         if missing:
             log.info("%s: making %d pages", self.folder, len(missing) * TOGETHER)
-        if workers < 1 or len(missing) < 2:
+        # a process takes seconds to start, in which this one makes many pages
+        if workers < 1 or len(missing) < WORTH_PROCESSES:
             for number in missing:
                 self._make(number)
         else:
