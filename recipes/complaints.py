@@ -93,7 +93,7 @@ def _explain(reason: str, owner: str | None, inside: bool) -> str:
             r"Option '([^']+)' is not accepted",
             lambda m: (
                 f"{owner or 'the configuration'} does not accept '{m[1]}'; "
-                f"{suggestion(m[1], _options(owner, inside)) or 'remove it'}"
+                f"{suggestion(m[1], [name for name in _options(owner, inside) if name != m[1]]) or 'remove it'}"
             ),
         ),
         (
