@@ -60,8 +60,9 @@ def page_reading(page: Tensor | None, read: str, truth: str, step: int) -> NDArr
     left.set(title=f"page, step {step}", xticks=[], yticks=[])
     for axes, title, text in zip(others, ("read", "truth"), (read, truth), strict=True):
         lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 32) or [""]]
-        # a dollar would begin a formula
-        shown = "\n".join(lines[:24]).replace("$", r"\$")
+        # an untrained model writes bytes that no font has, and a dollar would begin a formula
+        shown = "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines[:24])
+        shown = shown.replace("$", r"\$")
         axes.text(0, 1, shown, va="top", family="monospace", size=8, transform=axes.transAxes)
         axes.set(title=title)
         axes.set_axis_off()
