@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from encoders import CausalFlowEncoder, PatchTokenizer, QueryBank
+from encoders.checkpoint import save_weights
 from mhc import Attention, CausalLanguageModel, Residual, SwiGLU, build
 from recipes.ablation import grid
 from recipes.ablation.schema import Ablation
@@ -15,6 +16,7 @@ from recipes.configuration import Tree, read
 from recipes.data import glyph_text, glyphs
 from recipes.data.glyph_pages import GlyphPages
 from recipes.data.page_batch import PageBatch
+from recipes.modules.hand_off import Pretrained, load_pretrained
 from recipes.modules.miniature import Miniature
 
 HOME = Path(__file__).parents[2]
@@ -140,3 +142,25 @@ def test_a_causal_flow_learns_to_read():
         loss, accuracy = loss_of(network, held)
     assert accuracy > 0.9
     assert loss < 0.3 * data.prior_loss()
+
+
+def test_a_language_model_fits_encoder_and_decoder(tmp_path):
+    """What encoder_init_source.yaml leaves behind goes into every part that encoder_init.yaml starts from it."""
+    source = dict(read(HOME / "ablations" / "encoder_init_source.yaml").tree["model"]["init_args"])
+    for key in ("optimizer", "lr_scheduler"):
+        del source[key]
+    torch.manual_seed(1)
+    model = build({"class_path": "mhc.CausalLanguageModel", "init_args": source})
+    save_weights(model, tmp_path)
+    for variant, tree in variants("encoder_init"):
+        options = tree["model"]["init_args"]
+        network = build(options["network"])
+        before = [part.trunk.sublayers[0].output.weight.clone() for part in (network.vision.encoder, network.decoder)]
+        given = options["pretrained"] or {}
+        sources = {part: Pretrained(str(tmp_path), tuple(node.get("fresh", ()))) for part, node in given.items()}
+        load_pretrained(network, sources)
+        parts = {"encoder": network.vision.encoder, "decoder": network.decoder}
+        for (name, part), old in zip(parts.items(), before, strict=True):
+            for ours, theirs in zip(part.trunk.parameters(), model.trunk.parameters(), strict=True):
+                assert torch.equal(ours, theirs) == (name in given) or ours.dim() == 1, (variant.name, name)
+            assert torch.equal(part.trunk.sublayers[0].output.weight, old) == (name not in given)
