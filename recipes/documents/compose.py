@@ -139,7 +139,8 @@ class Composer:
 
     def _count(self) -> int:
         # words of a paragraph: no more than about a third of a column's, so that small pages hold several
-        return self.draws.integer(4, max(min(self.contents.words, self.line * self.lines // 18), 6))
+        words = self.contents.words
+        return self.draws.integer(min(4, words), max(min(words, self.line * self.lines // 18), min(6, words)))
 
     def _paragraph(self) -> Block:
         return Paragraph((Words(self.source.text(self._count())),))

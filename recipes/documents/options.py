@@ -93,8 +93,8 @@ class Contents:
             )
         if self.blocks is not None and self.blocks < 1:
             raise ValueError(f"contents.blocks must be at least 1, got {self.blocks}")
-        if self.words < 4 or self.rows < 2:
-            raise ValueError(f"contents.words must be at least 4 and rows 2, got {self.words} and {self.rows}")
+        if self.words < 1 or self.rows < 2:
+            raise ValueError(f"contents.words must be at least 1 and rows 2, got {self.words} and {self.rows}")
         if not self.fonts or set(self.fonts) - set(FONTS):
             raise ValueError(f"contents.fonts must be some of {', '.join(FONTS)}, got {list(self.fonts)}")
         object.__setattr__(self, "fonts", tuple(self.fonts))

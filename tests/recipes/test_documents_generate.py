@@ -189,7 +189,7 @@ def test_bad_input():
         ("max_columns", 9),
         ("title", 2),
         ("table", 0.9),
-        ("words", 1),
+        ("words", 0),
         ("blocks", 0),
         ("rows", 1),
         ("fonts", ()),
