@@ -3,7 +3,6 @@
 from recipes.data.glyph_pages import GlyphPages
 from recipes.data.page_folder import PageFolder
 from recipes.data.page_mixture import PageMixture
-from recipes.data.synthetic_pages import SyntheticDocuments, SyntheticPages
 from recipes.data.text_corpus import TextCorpus
 from recipes.data.vocabulary import ByteVocabulary, CharacterVocabulary, TokenizerFile, Vocabulary
 
@@ -13,8 +12,6 @@ __all__ = [
     "GlyphPages",
     "PageFolder",
     "PageMixture",
-    "SyntheticDocuments",
-    "SyntheticPages",
     "TextCorpus",
     "TokenizerFile",
     "Vocabulary",
