@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= results
 PROCESSES ?= 2
 
-.PHONY: help fit test lint format bench gpu clean
+.PHONY: help fit stages test lint format bench gpu clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -20,6 +20,11 @@ $(VENV)/.%: pyproject.toml constraints.txt
 
 fit: $(VENV)/.recipes ## the main job: mHC against HC and the plain residual, then results/mhc_vs_hc/report.md
 	$(BIN)/python -m recipes.fit --config ablations/mhc_vs_hc.yaml
+
+stages: $(VENV)/.recipes ## the three stages of DeepSeek-OCR 2 in miniature, one after the other
+	@for stage in 1 2 3; do \
+		$(BIN)/python -m recipes.fit --config ablations/ocr2_tiny_stage$$stage.yaml || exit; \
+	done
 
 test: $(VENV)/.test ## the whole suite, on CPU
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile

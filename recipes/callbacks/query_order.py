@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import move_data_to_device
+from PIL import Image
 from torch.distributed.fsdp import FSDPModule
 
 from encoders.views import Views
 from recipes.callbacks.measure import log_metrics, undisturbed
 from recipes.data.page_batch import PageBatch
+from recipes.files import replacing
 
 if TYPE_CHECKING:
     from recipes.probes.order import Measured
@@ -32,21 +35,23 @@ class QueryOrder(Callback):
 
     Names: query_order/mass, centroid, beyond_raster, x, y, raster, width and p as in `recipes.probes.order.Order`;
     query_order/shuffled/output, undone and loss, likewise reversed and zeroed; query_order/columns_exchanged/content
-    and place, likewise turned_by_90_degrees and turned_by_180_degrees. Pictures: query_order/path_0, ...
+    and place, likewise turned_by_90_degrees and turned_by_180_degrees. Pictures: query_order/path_0, ...; those of the
+    last probe lie beside TensorBoard's events as query_order_0.png, ...
 
     Args:
         every_n_steps: k; step 0 and the last step are probed, too.
         pages: how many.
+        pictures: of the first of them.
 
     Raises:
         ValueError: a count below 1; in training, a module without a vision side, or one whose weights are sharded.
     """
 
-    def __init__(self, every_n_steps: int = 1000, pages: int = 2) -> None:
-        for name, count in (("every_n_steps", every_n_steps), ("pages", pages)):
+    def __init__(self, every_n_steps: int = 1000, pages: int = 2, pictures: int = 2) -> None:
+        for name, count in (("every_n_steps", every_n_steps), ("pages", pages), ("pictures", pictures)):
             if count < 1:
                 raise ValueError(f"query_order.{name} must be at least 1, got {count}")
-        self.every_n_steps, self.pages = every_n_steps, pages
+        self.every_n_steps, self.pages, self.pictures = every_n_steps, pages, pictures
         #: of the last probe
         self.summary: Summary | None = None
         self._step = -1
@@ -104,7 +109,8 @@ class QueryOrder(Callback):
         pictures: list[Any] = []
 
         def draw(page: "ProbePage", seen: "Sequence[View]", measured: "Sequence[Measured]") -> None:
-            pictures.append(paths(seen, measured, page.name, self._views.mean, self._views.std)[0])
+            if len(pictures) < self.pictures:
+                pictures.append(paths(seen, measured, page.name, self._views.mean, self._views.std)[0])
 
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         with undisturbed(pl_module), trainer.precision_plugin.forward_context():
@@ -121,6 +127,8 @@ class QueryOrder(Callback):
             pixels = pixels_of(figure)
             for board in boards:
                 board.experiment.add_image(f"query_order/path_{number}", pixels, self._step, dataformats="HWC")
+                with replacing(Path(board.log_dir) / f"query_order_{number}.png") as beside:
+                    Image.fromarray(pixels).save(beside, format="PNG")
 
     def _prepare(self, data: Any, device: torch.device) -> None:
         from recipes.probes.truth import probe_pages

@@ -230,11 +230,11 @@ class GlyphPages(LightningDataModule):
 
     def probe_batch(self, sequences: int) -> PageBatch:
         """The first held-out pages."""
-        return self._batch([self._held_out(k % self.validation_pages) for k in range(sequences)])
+        return self._batch([self.held_out(k % self.validation_pages) for k in range(sequences)])
 
     def prior_loss(self) -> float:
         """Nats per token on the held-out pages of a model that knows how often each token occurs and no more."""
-        answers = torch.cat([torch.tensor(self._held_out(k)[1]) for k in range(self.validation_pages)])
+        answers = torch.cat([torch.tensor(self.held_out(k)[1]) for k in range(self.validation_pages)])
         counts = torch.bincount(answers, minlength=self.vocabulary_size).double()
         share = counts[counts > 0] / counts.sum()
         return float(-(share * share.log()).sum())
@@ -294,8 +294,14 @@ class GlyphPages(LightningDataModule):
             level = self.growth.level(index // self.batch_size, draw, self.task.levels)
         return self._drawn(level, generator, held_out=False)
 
-    def _held_out(self, index: int) -> tuple[Tensor, list[int]]:
-        return self._drawn(self.task.levels, torch.Generator().manual_seed(_mixed(HELD_OUT, index)), held_out=True)
+    def held_out(self, index: int) -> tuple[Tensor, list[int]]:
+        """Draw a held-out page, as `page`."""
+        return self._drawn(self.task.levels, _held_out(index), held_out=True)
+
+    def held_out_cells(self, index: int) -> Tensor:
+        """The glyph of each cell of a held-out page, as `GlyphTask.page` gives them: [rows * rows]."""
+        # the cells are the first that a page's generator draws
+        return self.task.page(self.task.levels, _held_out(index), True)[0]
 
     def _drawn(self, level: int, generator: torch.Generator, held_out: bool) -> tuple[Tensor, list[int]]:
         cells, answer = self.task.page(level, generator, held_out)
@@ -336,7 +342,7 @@ class GlyphPages(LightningDataModule):
 class _Pages(Dataset[PageBatch]):
     def __init__(self, data: GlyphPages, count: int, held_out: bool = False) -> None:
         self.data, self.count = data, count
-        self._page = data._held_out if held_out else data.page
+        self._page = data.held_out if held_out else data.page
 
     def __len__(self) -> int:
         return self.count
@@ -379,6 +385,10 @@ class InOrder(Sampler[int]):
 def _mixed(seed: int, index: int) -> int:
     """A seed for torch of two numbers, so that neighbours have nothing in common."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest()) >> 1
+
+
+def _held_out(index: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_mixed(HELD_OUT, index))
 
 
 def _as_is(batch: PageBatch) -> PageBatch:

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from recipes.documents.text import Prose, RandomLetters, RandomWords, TextSource
 
-# fewest characters of a column's line and lines of a page: below, there is no layout to speak of
+# fewest characters of a column's line, and lines of a page: below, there is no layout to speak of
 FEWEST_CHARACTERS, FEWEST_LINES = 12, 8
+# and lines of a page that is not to be filled, but has a few blocks
+FEWEST_LINES_OF_BLOCKS = 4
 # mean width of a character and height of a line, of the text's size
 CHARACTER, LINE = 0.46, 1.22
 FONTS = ("Libertinus Serif", "New Computer Modern", "DejaVu Sans Mono")
@@ -109,7 +111,7 @@ class Contents:
         narrowest = FEWEST_CHARACTERS * CHARACTER * self.text_size
         room = int((inner + self.gutter) // (narrowest + self.gutter))
         lines = (height - 2 * self.margin(width)) / (LINE * self.text_size)
-        if room < self.min_columns or lines < FEWEST_LINES:
+        if room < self.min_columns or lines < (FEWEST_LINES if self.blocks is None else FEWEST_LINES_OF_BLOCKS):
             wanted = f"{self.min_columns} column{'s' * (self.min_columns > 1)}"
             raise ValueError(
                 f"a page of {width} x {height} pixels is too small for {wanted} of text of {self.text_size:g} pixels: "

@@ -3,13 +3,12 @@
 from functools import singledispatch
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 
 from encoders.views import Views
-from recipes.data.glyph_pages import HELD_OUT, GlyphPages, _mixed
+from recipes.data.glyph_pages import GlyphPages
 from recipes.data.glyphs import DIGITS, EMPTY, GlyphTask, RankedColumns, ScatteredDigits
 from recipes.probes.pages import Block, Box, ProbePage
 
@@ -41,10 +40,7 @@ def _of_glyphs(data: GlyphPages, count: int) -> tuple[list[ProbePage], Views]:
     data.task.prepare()
     for k in range(count):
         index = k % data.validation_pages
-        pixels, _ = data._held_out(index)
-        # the page is drawn first of all that its generator draws
-        generator = torch.Generator().manual_seed(_mixed(HELD_OUT, index))
-        cells = data.task.page(data.task.levels, generator, True)[0]
+        pixels, cells = data.held_out(index)[0], data.held_out_cells(index)
         place = reading_order(data.task, cells)
         boxes = [_cell(number, data.task.rows, data.glyph) for number in range(len(cells))]
         blocks = tuple(

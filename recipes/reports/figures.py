@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from recipes.reports import style
+from recipes.reports import queries, style
 from recipes.reports.analysis import Analysis
 from recipes.reports.cells import GAIN, Cell
 from recipes.reports.format import count, listed
@@ -22,8 +22,10 @@ AXIS = {"steps": "optimizer steps", "flops": "training FLOPs", "time": "training
 def draw(analysis: Analysis, folder: Path) -> tuple[list[str], list[str]]:
     """Write the PNGs that the measurements allow; returns their names, and a line for each that was left out."""
     drawn, left_out = [], []
-    for picture in (loss, gain_by_depth, gain_by_step, cost):
-        path = folder / f"{picture.__name__}.png"
+    pictures = {"loss": loss, "gain_by_depth": gain_by_depth, "gain_by_step": gain_by_step, "cost": cost}
+    pictures |= {"query_order": queries.picture} if queries.measured(analysis) else {}
+    for name, picture in pictures.items():
+        path = folder / f"{name}.png"
         with mpl.rc_context(style.STYLE):
             reason = picture(analysis, path)
         if reason:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from recipes.reports import provenance
+from recipes.reports import provenance, queries
 from recipes.reports.analysis import Analysis
 from recipes.reports.answer import answer
 from recipes.reports.cells import DATA, ENDED, GAIN, Cell, one_line
@@ -16,10 +16,11 @@ def report(analysis: Analysis, pictures: Sequence[str], left_out: Sequence[str])
     ablation = analysis.ablation
     sections = [f"# {ablation.name}", ablation.question, f"`{ablation.command}`" if ablation.command else ""]
     sections += [f"**{answer(analysis)}**", _headline(analysis), _budget(analysis)]
-    sections += [_picture(name) for name in pictures if name != "cost.png"]
+    sections += [_picture(name) for name in pictures if name not in ("cost.png", "query_order.png")]
     sections += ["## Loss", _losses(analysis), _differences(analysis), *_trained(analysis), *analysis.notes]
     if any(analysis.gains(variant, "gain_forward") for variant in ablation.variants):
         sections += ["## Signal gain", _gains(analysis)]
+    sections += [*queries.section(analysis), *(_picture(name) for name in pictures if name == "query_order.png")]
     sections += ["## Cost", _cost(analysis), *(_picture(name) for name in pictures if name == "cost.png")]
     sections += _cells(analysis)
     if left_out:
@@ -47,6 +48,7 @@ def _picture(name: str) -> str:
         "loss.png": "training and validation loss by variant, and the paired difference to the baseline",
         "gain_by_depth.png": "composite forward and backward gain by depth, log scale",
         "gain_by_step.png": "composite forward and backward gain over training, log scale",
+        "query_order.png": "a page with the path of the queries on it, a panel for each variant",
         "cost.png": "step time over the baseline's against validation loss",
     }
     return f"![{alternatives[name]}]({name})"

@@ -170,6 +170,11 @@ def test_bad_input():
         Generator(CORPUS, 0, 200, 240, Contents(min_columns=3))
     with pytest.raises(ValueError, match="too small"):
         Generator(CORPUS, 0, 200, 0)
+    with pytest.raises(ValueError, match="96 x 96 pixels is too small"):
+        Generator(CORPUS, 0, 96, 96, Contents(text_size=13))
+    assert Generator(CORPUS, 0, 96, 96, Contents(text_size=13, blocks=1, words=1, title=0)).pages([0])[0].markdown
+    with pytest.raises(ValueError, match="96 x 70 pixels is too small"):
+        Generator(CORPUS, 0, 96, 70, Contents(text_size=13, blocks=1))
     with pytest.raises(ValueError, match=r"mode must be one of prose, .* got 'none'"):
         Generator(CORPUS, 0, mode="none")
     with pytest.raises(ValueError, match="degradation must be from 0 to 1, got 2"):

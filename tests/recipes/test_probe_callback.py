@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
 from probe_cases import PIXELS, VIEWS, in_columns, in_disorder, network
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
@@ -74,6 +75,8 @@ def test_pages_with_blocks(tmp_path):
     assert [event.step for event in events.Scalars("query_order/mass")] == [0, 3, 5]
     assert set(tags["images"]) == {"query_order/path_0", "query_order/path_1"}
     assert [event.step for event in events.Images("query_order/path_0")] == [0, 3, 5]
+    assert {path.name for path in tmp_path.glob("*.png")} == {"query_order_0.png", "query_order_1.png"}
+    assert Image.open(tmp_path / "query_order_0.png").size[0] == events.Images("query_order/path_0")[-1].width
     # the last probe is one of the trained model
     pages = [lambda page=page: page for page in KnownPages().probe_pages(2)]
     again = summarise(probe_all(Prober(module.network.vision, VIEWS), pages))
@@ -82,12 +85,13 @@ def test_pages_with_blocks(tmp_path):
 
 
 def test_pages_without_blocks_are_drawn_and_compared_with_x_and_y(tmp_path):
-    fit(tmp_path, Pages(), QueryOrder(every_n_steps=100, pages=1))
+    fit(tmp_path, Pages(), QueryOrder(every_n_steps=100, pages=2, pictures=1))
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
     scalars = set(events.Tags()["scalars"])
     assert {"query_order/x", "query_order/y", "query_order/width", "query_order/zeroed/loss"} <= scalars
     assert not scalars & {"query_order/mass", "query_order/p", "query_order/columns_exchanged/content"}
     assert [event.step for event in events.Images("query_order/path_0")] == [0, 5]
+    assert "query_order/path_1" not in events.Tags()["images"]
 
 
 def test_an_encoder_without_queries_has_only_its_raster(tmp_path):
@@ -107,7 +111,7 @@ def test_the_probe_leaves_no_trace(tmp_path):
     assert not any(module._forward_hooks for module in probed.network.modules())
 
 
-@pytest.mark.parametrize("argument", ["every_n_steps", "pages"])
+@pytest.mark.parametrize("argument", ["every_n_steps", "pages", "pictures"])
 def test_counts_below_one_are_refused(argument):
     with pytest.raises(ValueError, match=rf"query_order.{argument} must be at least 1, got 0"):
         QueryOrder(**{argument: 0})

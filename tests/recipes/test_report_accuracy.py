@@ -2,6 +2,7 @@
 
 import pandas as pd
 from cells import write_cell, write_plan
+from PIL import Image
 
 from recipes.report import write_report
 from recipes.reports.analysis import analyse
@@ -56,3 +57,31 @@ def test_text_has_no_column_for_it(tmp_path):
     write_cell(tmp_path / "text", "flow", 0, axes={"encoder": "flow"})
     write_report(tmp_path / "text")
     assert "token accuracy" not in (tmp_path / "text" / "report.md").read_text()
+
+
+def test_the_order_of_the_queries_has_its_section(tmp_path):
+    folder = write(tmp_path / "encoders")
+    for seed, (before, after, beyond) in enumerate(((0.05, 0.60, 0.40), (0.02, 0.62, 0.44), (-0.07, 0.64, 0.42))):
+        for variant, sign in (("flow", 1), ("clip", (-1) ** seed)):
+            cell = folder / variant / f"seed-{seed}"
+            with (cell / "metrics.csv").open("a") as file:
+                for step, mass in ((0, before), (200, after)):
+                    file.write(f"{step},query_order/mass,{mass}\n{step},query_order/beyond_raster,{sign * beyond}\n")
+                    file.write(f"{step},query_order/raster,0.25\n")
+    Image.new("RGB", (40, 40), "white").save(folder / "flow" / "seed-0" / "query_order_0.png")
+    write_report(folder)
+    text = (folder / "report.md").read_text()
+    assert "shown for flow (0.42 ± 0.02, n = 3); none is shown for clip (0.13 ± 0.49, n = 3) (95 % t" in text
+    rows = [line for line in text.split("## Order of the queries")[1].splitlines() if line.startswith("| flow")]
+    cells = [cell.strip() for cell in rows[0].strip("|").split("|")]
+    assert cells == ["flow", "3", "0.00 ± 0.06", "0.62 ± 0.02", "0.42 ± 0.02", "–", "–", "–", "–"]
+    assert "| mbart" not in text.split("## Order of the queries")[1].split("## Cost")[0]
+    assert "![a page with the path of the queries on it, a panel for each variant](query_order.png)" in text
+    assert (folder / "query_order.png").exists()
+
+
+def test_without_a_probe_nothing_is_said_of_queries(tmp_path):
+    folder = write(tmp_path / "encoders")
+    write_report(folder)
+    assert "ueries" not in (folder / "report.md").read_text()
+    assert not (folder / "query_order.png").exists()

@@ -1,0 +1,104 @@
+"""In which order the queries of the variants look at pages, where `recipes.callbacks.QueryOrder` has measured it."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.image import imread
+
+from recipes.reports import style
+from recipes.reports.analysis import Analysis
+from recipes.reports.cells import Cell
+from recipes.reports.format import NONE, listed, table
+from recipes.reports.statistics import mean_sd, t_interval
+
+PREFIX = "query_order/"
+PICTURE = "query_order_0.png"
+COLUMNS = {
+    "before training": ("mass", 0),
+    "trained": ("mass", -1),
+    "raster order taken out": ("beyond_raster", -1),
+    "exchanged: content": ("columns_exchanged/content", -1),
+    "exchanged: place": ("columns_exchanged/place", -1),
+    "shuffled: output": ("shuffled/output", -1),
+    "shuffled: loss": ("shuffled/loss", -1),
+}
+
+
+def measured(analysis: Analysis) -> list[str]:
+    """The variants of which a cell has numbers."""
+    return [v for v in analysis.ablation.variants if any(_has(cell) for cell in _finished(analysis, v))]
+
+
+def section(analysis: Analysis) -> list[str]:
+    """A sentence, the numbers and what they mean; nothing where nothing was measured."""
+    variants = measured(analysis)
+    if not variants:
+        return []
+    rows = []
+    for variant in variants:
+        cells = _finished(analysis, variant)
+        rows.append([variant, str(len(cells)), *(_spread(_values(cells, *column)) for column in COLUMNS.values())])
+    raster = [value for variant in variants for value in _values(_finished(analysis, variant), "raster", -1)]
+    text = (
+        "Spearman's correlation of query index with the order in which blocks are read, by attention mass, mean over "
+        "the pages of a probe; mean ± standard deviation over the seeds. A raster scan of the same pages has "
+        f"{_spread(raster)}; in the third column the raster order of what each query looks at is partialled out. "
+        "Exchanged: with two columns of the page exchanged, the correlation with the order of the blocks where they "
+        "now are (content) and where they were (place). Shuffled: the relative change of the features, and the nats "
+        "per token that the loss rises by, when queries change places. A variant without a number has no queries of "
+        "which this could be asked."
+    )
+    return ["## Order of the queries", _sentence(analysis, variants), table(["variant", "n", *COLUMNS], rows), text]
+
+
+def picture(analysis: Analysis, path: Path) -> str | None:
+    """The paths on one page, a panel for each variant: its first finished cell's."""
+    found = {
+        variant: cell.folder / PICTURE
+        for variant in analysis.ablation.variants
+        for cell in _finished(analysis, variant)[:1]
+        if (cell.folder / PICTURE).exists()
+    }
+    if not found:
+        return "no path of queries was drawn"
+    made, panels = style.figure(len(found), f"{analysis.ablation.name}: where the queries look", width=4.2, height=4.5)
+    for axes, (variant, file) in zip(panels, found.items(), strict=True):
+        axes.imshow(imread(file))
+        axes.set_axis_off()
+        axes.set_title(variant)
+    seeds = sorted({cell.seed for variant in found for cell in _finished(analysis, variant)[:1]})
+    style.save(made, path, f"seed {listed([str(seed) for seed in seeds])}, the first held-out page, last probe")
+    return None
+
+
+def _sentence(analysis: Analysis, variants: list[str]) -> str:
+    follow, not_shown = [], []
+    for variant in variants:
+        values = _values(_finished(analysis, variant), "beyond_raster", -1)
+        low, high = t_interval(values)
+        if not values:
+            continue
+        (follow if low > 0 or high < 0 else not_shown).append(f"{variant} ({_spread(values)}, n = {len(values)})")
+    parts = [f"a correlation with the reading order beyond a raster scan is shown for {listed(follow)}"] * bool(follow)
+    parts += [f"none is shown for {listed(not_shown)}"] * bool(not_shown)
+    text = "; ".join(parts)
+    return f"**{text[:1].upper()}{text[1:]} (95 % t interval over seeds).**" if text else ""
+
+
+def _finished(analysis: Analysis, variant: str) -> list[Cell]:
+    return analysis.ablation.of(variant, "finished")
+
+
+def _has(cell: Cell) -> bool:
+    return any(name.startswith(PREFIX) for name in cell.metrics)
+
+
+def _values(cells: list[Cell], name: str, at: int) -> list[float]:
+    """Of each cell the first (0) or last (-1) value; the first counts only where it is the untrained model's."""
+    found = [series for cell in cells if len(series := cell.series(PREFIX + name).dropna())]
+    return [float(series.iloc[at]) for series in found if at or series.index[0] == 0]
+
+
+def _spread(values: list[float]) -> str:
+    mean, sd = mean_sd(values)
+    return NONE if np.isnan(mean) else f"{mean:.2f}" if np.isnan(sd) else f"{mean:.2f} ± {sd:.2f}"
