@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -41,7 +42,7 @@ class QueryOrder(Callback):
     Args:
         every_n_steps: k; step 0 and the last step are probed, too.
         pages: how many.
-        pictures: of the first of them.
+        pictures: of those that a raster scan reads worst: there, position alone does not give the order.
 
     Raises:
         ValueError: a count below 1; in training, a module without a vision side, or one whose weights are sharded.
@@ -106,25 +107,25 @@ class QueryOrder(Callback):
             self._prepare(trainer.datamodule, pl_module.device)  # type: ignore[attr-defined]
         assert self._batch is not None
         network: Any = pl_module.network
-        pictures: list[Any] = []
+        shown: list[tuple[str, Sequence[View], Sequence[Measured]]] = []
 
-        def draw(page: "ProbePage", seen: "Sequence[View]", measured: "Sequence[Measured]") -> None:
-            if len(pictures) < self.pictures:
-                pictures.append(paths(seen, measured, page.name, self._views.mean, self._views.std)[0])
+        def show(page: "ProbePage", seen: "Sequence[View]", measured: "Sequence[Measured]") -> None:
+            shown.append((page.name, seen, measured))
 
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         with undisturbed(pl_module), trainer.precision_plugin.forward_context():
             prober = Prober(network.vision, self._views, Settings(text_tokens=0))
             sources = [lambda page=page: page for page in self._pages]
-            found = probe_all(prober, sources, show=draw if boards else None)
+            found = probe_all(prober, sources, show=show if boards else None)
             queries = network.vision.queries is not None
             risen = losses(network, self._batch, prober.settings.seed) if queries else {}
         self.summary = summarise(found)
         metrics = _numbers(self.summary)
         metrics |= {f"query_order/{name}/loss": value for name, value in risen.items() if name != "usual"}
         log_metrics(trainer, metrics, self._step)
-        for number, figure in enumerate(pictures):
-            pixels = pixels_of(figure)
+        shown.sort(key=lambda page: np.nan_to_num(page[2][0].order.raster, nan=math.inf))
+        for number, (name, seen, measured) in enumerate(shown[: self.pictures]):
+            pixels = pixels_of(paths(seen, measured, name, self._views.mean, self._views.std)[0])
             for board in boards:
                 board.experiment.add_image(f"query_order/path_{number}", pixels, self._step, dataformats="HWC")
                 with replacing(Path(board.log_dir) / f"query_order_{number}.png") as beside:

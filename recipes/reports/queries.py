@@ -67,22 +67,28 @@ def picture(analysis: Analysis, path: Path) -> str | None:
         axes.set_axis_off()
         axes.set_title(variant)
     seeds = sorted({cell.seed for variant in found for cell in _finished(analysis, variant)[:1]})
-    style.save(made, path, f"seed {listed([str(seed) for seed in seeds])}, the first held-out page, last probe")
+    style.save(
+        made, path, f"seed {listed([str(seed) for seed in seeds])}, last probe, the page that a raster scan reads worst"
+    )
     return None
 
 
 def _sentence(analysis: Analysis, variants: list[str]) -> str:
-    follow, not_shown = [], []
+    groups: dict[str, list[str]] = {"": [], "no": [], "untested": []}
     for variant in variants:
         values = _values(_finished(analysis, variant), "beyond_raster", -1)
-        low, high = t_interval(values)
-        if not values:
-            continue
-        (follow if low > 0 or high < 0 else not_shown).append(f"{variant} ({_spread(values)}, n = {len(values)})")
-    parts = [f"a correlation with the reading order beyond a raster scan is shown for {listed(follow)}"] * bool(follow)
-    parts += [f"none is shown for {listed(not_shown)}"] * bool(not_shown)
-    text = "; ".join(parts)
-    return f"**{text[:1].upper()}{text[1:]} (95 % t interval over seeds).**" if text else ""
+        if values:
+            low, high = t_interval(values)
+            group = "untested" if len(values) < 2 else "" if low > 0 or high < 0 else "no"
+            groups[group].append(f"{variant} ({_spread(values)}, n = {len(values)})")
+    says = {
+        "": "the order of the queries correlates with the reading order beyond a raster scan in",
+        "no": "no such correlation is shown in" if groups[""] else "no correlation of the order of the queries with "
+        "the reading order beyond a raster scan is shown in",
+        "untested": "with n = 1 it is not tested in",
+    }  # fmt: skip
+    text = "; ".join(f"{says[group]} {listed(names)}" for group, names in groups.items() if names)
+    return f"**{text[0].upper()}{text[1:]} (95 % t interval over seeds).**" if text else ""
 
 
 def _finished(analysis: Analysis, variant: str) -> list[Cell]:

@@ -71,7 +71,10 @@ def test_the_order_of_the_queries_has_its_section(tmp_path):
     Image.new("RGB", (40, 40), "white").save(folder / "flow" / "seed-0" / "query_order_0.png")
     write_report(folder)
     text = (folder / "report.md").read_text()
-    assert "shown for flow (0.42 ± 0.02, n = 3); none is shown for clip (0.13 ± 0.49, n = 3) (95 % t" in text
+    assert (
+        "raster scan in flow (0.42 ± 0.02, n = 3); no such correlation is shown in clip (0.13 ± 0.49, n = 3) (95 % t"
+        in text
+    )
     rows = [line for line in text.split("## Order of the queries")[1].splitlines() if line.startswith("| flow")]
     cells = [cell.strip() for cell in rows[0].strip("|").split("|")]
     assert cells == ["flow", "3", "0.00 ± 0.06", "0.62 ± 0.02", "0.42 ± 0.02", "–", "–", "–", "–"]
