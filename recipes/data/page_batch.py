@@ -41,6 +41,19 @@ class PageBatch(NamedTuple):
         """The images together, None where there are none."""
         return None if self.pages is None else ImageBatch(self.pages, self.crops, self.crop_counts)
 
+    def filled(self, views: Views) -> Self:
+        """Give the batch with no pages or crops as empty tensors, where it has none and `views` makes some.
+
+        Processes that share weights have to run the same modules, whichever of their pages have crops.
+        """
+
+        def none(side: int) -> Tensor:
+            return torch.empty(0, 3, side, side, device=self.tokens.device)
+
+        pages = none(views.global_size) if self.pages is None else self.pages
+        crops = none(views.crop_size) if self.crops is None and views.max_crops else self.crops
+        return self._replace(pages=pages, crops=crops)
+
     @property
     def positions(self) -> Tensor | None:
         """[B, S], of the tokens in their samples, each from 0; None where a row is one sample."""

@@ -254,6 +254,9 @@ class OCR(Optimized):
         return Budget(parameters, counter.total / tokens.numel())
 
     def _read(self, batch: PageBatch, **more: Any) -> Tensor:
+        if self._trainer is not None and self.trainer.world_size > 1:
+            views = getattr(self.trainer.datamodule, "views", None)  # type: ignore[attr-defined]
+            batch = batch if views is None else batch.filled(views)
         return self(batch.tokens, batch.images, Context(positions=batch.positions, documents=batch.documents, **more))
 
     def _is_due(self, step: int) -> bool:

@@ -3,6 +3,7 @@
 import csv
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +52,25 @@ def test_collate_shifts_and_pads():
     assert tokens.tolist() == [[5, 6, 7, 8], [5, 6, 9, 2]]
     assert labels.tolist() == [[-100, 7, 8, -100], [-100, 9, -100, -100]]
     assert mask.tolist() == [[True] * 4, [True] * 3 + [False]]
+
+
+@pytest.mark.filterwarnings("ignore:.*self.log.*")
+@pytest.mark.parametrize("pages", [0, 1], ids=["text alone", "a page without crops"])
+def test_processes_that_share_weights_run_the_same_modules(network, pages, monkeypatch):
+    rows = [([0, *[259] * 17 * pages, *range(50, 58), 1], 1 + 17 * pages)]
+    one = PageBatch.collate(rows, ImageBatch(torch.randn(1, 3, 64, 64), None, (0,)) if pages else None, 2)
+    found = module(build(describe(network)))
+
+    def lacking(processes: int) -> set[str]:
+        trainer = SimpleNamespace(world_size=processes, datamodule=SimpleNamespace(views=VIEWS), global_step=1)
+        monkeypatch.setattr(found, "_trainer", trainer)
+        found.zero_grad()
+        F.cross_entropy(found._read(one).flatten(0, 1), one.labels.flatten()).backward()
+        return {name for name, parameter in found.network.named_parameters() if parameter.grad is None}
+
+    # a batch of one process skips what it does not need
+    assert any("queries" in name for name in lacking(1))
+    assert not lacking(2)
 
 
 @pytest.mark.filterwarnings("ignore:.*self.log.*")
