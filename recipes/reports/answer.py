@@ -1,6 +1,7 @@
 """The answer to an ablation's question: one sentence that says no more than the numbers do."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 from recipes.reports.analysis import Analysis
 from recipes.reports.format import count, extent, gain, listed, loss, p_value, percent, signed
@@ -106,12 +107,27 @@ def _loss(analysis: Analysis) -> list[str]:
         if len(trained) == 1:
             return [f"{shown}, with no other trained variant to compare"]
         if max((d.n for d in differences), default=0) == 1:
-            return [f"{shown}, and with n = 1 no difference is tested"]
+            return [f"{_lowest(analysis, trained) or shown}, and with n = 1 no difference is tested"]
         if analysis.ablation.baseline not in analysis.losses:
             return [f"{shown}, and the baseline {analysis.ablation.baseline} has none, so no difference is tested"]
         return [f"{shown}, and no pair of variants shares a finished seed, so no difference is tested"]
     at = "" if analysis.at == "steps" else f" at {analysis.budget_text}"
     return [_few(tested, at) if len(tested) <= FEW else _many(tested, at), *_unequal(analysis)]
+
+
+def _lowest(analysis: Analysis, trained: Mapping[str, Sequence[float]]) -> str:
+    """Where on the second of two axes the loss is lowest, for each level of the first."""
+    if len(analysis.ablation.axes) != 2:
+        return ""
+    rows, columns = analysis.ablation.axes
+    best: dict[str, tuple[float, str]] = {}
+    for variant, losses in trained.items():
+        levels = analysis.ablation.levels(variant)
+        if {rows, columns} <= levels.keys():
+            found = sum(losses) / len(losses), levels[columns]
+            best[levels[rows]] = min(best.get(levels[rows], found), found)
+    shown = listed([f"{level} for {row} ({loss(value)})" for row, (value, level) in best.items()])
+    return f"the validation loss is lowest at {columns} {shown}" if best else ""
 
 
 def _few(tested: list[Difference], at: str) -> str:

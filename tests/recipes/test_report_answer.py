@@ -149,3 +149,16 @@ def test_many_variants_are_summed_up(tmp_path):
     assert "the composite forward gain ends between 1 (s0) and 6 (s5), the backward gain at 1 in every variant" in text
     assert "1 of 5 paired loss differences" in text
     assert "s5 - s0 = -0.1" in text
+
+
+def test_a_grid_of_one_seed_says_where_the_loss_is_lowest(tmp_path):
+    plan = "# Q?\nablation: {seeds: [0], axes: {encoder: {flow: {}, clip: {}}, rate: {low: {}, high: {}}}}\n"
+    folder = write_plan(tmp_path / "rates", plan)
+    for encoder, rate, reached in (
+        ("flow", "low", 1.5), ("flow", "high", 0.9), ("clip", "low", 1.2), ("clip", "high", 5.6),
+    ):  # fmt: skip
+        write_cell(folder, f"{encoder}+{rate}", 0, loss=reached, axes={"encoder": encoder, "rate": rate})
+    said = answer(analyse(read_ablation(folder)))
+    assert (
+        "the validation loss is lowest at rate high for flow (0.9000) and low for clip (1.2000), and with n = 1" in said
+    )
