@@ -41,7 +41,8 @@ def loss(analysis: Analysis, path: Path) -> str | None:
     ablation, at = analysis.ablation, analysis.at
     hues = style.colours(ablation.variants, ablation.baseline)
     paired = {v: lines for v in ablation.variants if v != ablation.baseline and (lines := _paired_curves(analysis, v))}
-    made, panels = style.figure(2 if paired else 1, f"{ablation.name}: loss", width=5.2 if paired else 6.4)
+    shape = {"width": 5.2 if paired else 6.4, "height": max(3.6, 1.2 + 0.17 * len(ablation.variants))}
+    made, panels = style.figure(2 if paired else 1, f"{ablation.name}: loss", **shape)
     ends, heights, stopped = {}, [], []
     for variant in ablation.variants:
         finished = ablation.of(variant, "finished")
