@@ -35,7 +35,7 @@ lint: $(VENV)/.lint ## ruff and mypy
 format: $(VENV)/.lint ## rewrite in the house's layout
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-bench: $(VENV)/.test ## training steps and prefix attention beside their peers, into results/bench/
+bench: $(VENV)/.test ## what training, loading, reading, evaluating and prefix attention take, into results/bench/
 	$(BIN)/python -m recipes.bench
 	$(BIN)/python -m encoders.bench
 

@@ -1,0 +1,1 @@
+"""What `python -m recipes.bench` measures."""
