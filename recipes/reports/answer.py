@@ -131,21 +131,40 @@ def _lowest(analysis: Analysis, trained: Mapping[str, Sequence[float]]) -> str:
 
 
 def _few(tested: list[Difference], at: str) -> str:
-    return f"on validation loss{at} {'; '.join(_difference(d) for d in tested)}"
+    alike = [d for d in tested if not d.significant and d.p >= 0.05]
+    if len(alike) < 2:
+        alike = []
+    said = [_difference(d) for d in tested if d not in alike]
+    if alike:
+        pairs = "; ".join(f"{_pair(d)}, {_chance(d)}" for d in alike)
+        could = sorted(abs(d.smallest) for d in alike)
+        said.append(
+            f"no difference is shown for {listed([d.variant for d in alike])} ({pairs}; the smallest n = "
+            f"{min(d.n for d in alike)} could have shown is {could[0]:.2g} to {could[-1]:.2g})"
+        )
+    return f"on validation loss{at} {'; '.join(said)}"
 
 
 def _difference(d: Difference) -> str:
-    pair = f"{d.variant} - {d.reference} = {signed(d.mean)}"
+    pair, p = _pair(d), _chance(d)
     if math.isnan(d.p):
         return f"{pair} at every one of n = {d.n} seeds, which leaves no spread to test with"
-    p = p_value(d.p) + ("" if math.isnan(d.adjusted) or d.adjusted == d.p else f", {p_value(d.adjusted)} after Holm")
     could = f"the smallest difference n = {d.n} could have shown is {abs(d.smallest):.2g}"
     if d.significant:
         beyond = "" if abs(d.mean) >= d.smallest else ", more than was observed"
         return f"{d.variant} ends {'lower' if d.mean < 0 else 'higher'} ({pair}, {p}; {could}{beyond})"
     if d.p < 0.05:
-        return f"{pair} ({p}) does not stand after correction for the number of comparisons ({could})"
+        return f"{pair} ({p_value(d.p)}) does not stand after correction for the number of comparisons ({could})"
     return f"no difference is shown for {d.variant} ({pair}, {p}; {could}, and the observed one is not beyond it)"
+
+
+def _pair(d: Difference) -> str:
+    return f"{d.variant} - {d.reference} = {signed(d.mean)}"
+
+
+def _chance(d: Difference) -> str:
+    corrected = "" if math.isnan(d.adjusted) or d.adjusted == d.p else f", {p_value(d.adjusted)} after Holm"
+    return p_value(d.p) + corrected
 
 
 def _many(tested: list[Difference], at: str) -> str:

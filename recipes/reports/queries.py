@@ -13,6 +13,7 @@ from recipes.reports.statistics import mean_sd, t_interval
 
 PREFIX = "query_order/"
 PICTURE = "query_order_0.png"
+ABREAST = 3  # panels
 COLUMNS = {
     "before training": ("mass", 0),
     "trained": ("mass", -1),
@@ -61,10 +62,14 @@ def picture(analysis: Analysis, path: Path) -> str | None:
     }
     if not found:
         return "no path of queries was drawn"
-    made, panels = style.figure(len(found), f"{analysis.ablation.name}: where the queries look", width=4.2, height=4.5)
-    for axes, (variant, file) in zip(panels, found.items(), strict=True):
-        axes.imshow(imread(file))
+    rows = -(-len(found) // ABREAST)
+    shape = {"width": 4.2, "height": 4.2 * rows, "rows": rows}
+    title = f"{analysis.ablation.name}: where the queries look"
+    made, panels = style.figure(min(len(found), ABREAST), title, **shape)
+    for axes in panels:
         axes.set_axis_off()
+    for axes, (variant, file) in zip(panels, found.items(), strict=False):
+        axes.imshow(imread(file))
         axes.set_title(variant)
     seeds = sorted({cell.seed for variant in found for cell in _finished(analysis, variant)[:1]})
     style.save(

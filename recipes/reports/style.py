@@ -50,11 +50,13 @@ def colours(variants: Sequence[str], baseline: str) -> dict[str, str]:
     return dict(zip(others, chosen, strict=True)) | {baseline: BASELINE}
 
 
-def figure(columns: int, title: str, width: float = 4.9, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A row of panels under one title, without pyplot's global state."""
+def figure(
+    columns: int, title: str, width: float = 4.9, height: float = 3.6, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """Panels under one title, row by row, without pyplot's global state; a panel's width, and the height of all."""
     made = Figure(figsize=(width * columns, height), layout="constrained")
     FigureCanvasAgg(made)
-    panels = list(np.atleast_1d(made.subplots(1, columns)))
+    panels = list(np.ravel(made.subplots(rows, columns)))
     made.get_layout_engine().set(wspace=0.06)
     made.suptitle(title, fontsize=11, fontweight="bold", x=0.005, ha="left")
     return made, panels

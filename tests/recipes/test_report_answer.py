@@ -162,3 +162,15 @@ def test_a_grid_of_one_seed_says_where_the_loss_is_lowest(tmp_path):
     assert (
         "the validation loss is lowest at rate high for flow (0.9000) and low for clip (1.2000), and with n = 1" in said
     )
+
+
+def test_variants_without_a_difference_are_said_together(tmp_path):
+    folder = write_plan(tmp_path / "a", "# Q?\nablation: {seeds: [0, 1, 2], axes: {x: {base: {}, one: {}, two: {}}}}\n")
+    losses = {"base": (2.5, 2.6, 2.4), "one": (2.6, 2.5, 2.45), "two": (2.4, 2.65, 2.5)}
+    for variant, reached in losses.items():
+        for seed, value in enumerate(reached):
+            write_cell(folder, variant, seed, loss=value, axes={"x": variant})
+    said = answer(analyse(read_ablation(folder)))
+    assert said.count("no difference is shown") == 1
+    assert "for one and two (one - base = +0.0167, p = 0.808, p = 1.000 after Holm; two - base = +0.0167, p" in said
+    assert "the smallest n = 3 could have shown is 0.34 to 0.34)" in said
