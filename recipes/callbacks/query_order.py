@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -107,10 +106,10 @@ class QueryOrder(Callback):
             self._prepare(trainer.datamodule, pl_module.device)  # type: ignore[attr-defined]
         assert self._batch is not None
         network: Any = pl_module.network
-        shown: list[tuple[str, Sequence[View], Sequence[Measured]]] = []
+        shown: list[tuple[ProbePage, Sequence[View], Sequence[Measured]]] = []
 
         def show(page: "ProbePage", seen: "Sequence[View]", measured: "Sequence[Measured]") -> None:
-            shown.append((page.name, seen, measured))
+            shown.append((page, seen, measured))
 
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         with undisturbed(pl_module), trainer.precision_plugin.forward_context():
@@ -123,9 +122,9 @@ class QueryOrder(Callback):
         metrics = _numbers(self.summary)
         metrics |= {f"query_order/{name}/loss": value for name, value in risen.items() if name != "usual"}
         log_metrics(trainer, metrics, self._step)
-        shown.sort(key=lambda page: np.nan_to_num(page[2][0].order.raster, nan=math.inf))
-        for number, (name, seen, measured) in enumerate(shown[: self.pictures]):
-            pixels = pixels_of(paths(seen, measured, name, self._views.mean, self._views.std)[0])
+        shown.sort(key=lambda found: found[0].raster)
+        for number, (page, seen, measured) in enumerate(shown[: self.pictures]):
+            pixels = pixels_of(paths(seen, measured, page.name, self._views.mean, self._views.std)[0])
             for board in boards:
                 board.experiment.add_image(f"query_order/path_{number}", pixels, self._step, dataformats="HWC")
                 with replacing(Path(board.log_dir) / f"query_order_{number}.png") as beside:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from scipy.stats import spearmanr
 
 from encoders.images import open_image
 from recipes.data.records.pairs import IMAGES, TEXT
@@ -59,6 +60,16 @@ class ProbePage:
     def ordered(self) -> list[Block]:
         """The blocks that have a place in the reading order, in that order."""
         return sorted((block for block in self.blocks if block.order is not None), key=lambda block: block.order or 0)
+
+    @property
+    def raster(self) -> float:
+        """Spearman's correlation of the reading order with row by row from the top left; 1 for one block or none."""
+        ordered = self.ordered
+        if len(ordered) < 2:
+            return 1.0
+        corners = [(block.box[1], block.box[0]) for block in ordered]
+        places = {corner: place for place, corner in enumerate(sorted(corners))}
+        return float(spearmanr(range(len(corners)), [places[corner] for corner in corners]).statistic)
 
     @property
     def reading(self) -> str:

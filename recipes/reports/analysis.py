@@ -40,6 +40,12 @@ class Analysis:
         """A composite gain of the cells that ended by themselves: a diverged cell's counts to where it stopped."""
         return self.values(variant, name, "finished", "diverged")
 
+    @property
+    def mixes(self) -> bool:
+        """Whether a topology mixes streams: some composite gain is not exactly 1."""
+        largest = (self.gains(v, f"gain_{way}_max") for v in self.ablation.variants for way in ("forward", "backward"))
+        return any(gain != 1 for gains in largest for gain in gains)
+
     def median(self, variant: str, name: str) -> float:
         """Median over the variant's finished cells; what does not depend on the training, over diverged ones too."""
         fixed = name in ("params", "flops_per_token")

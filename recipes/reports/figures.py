@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from recipes.reports import queries, style
+from recipes.reports import queries, style, tokens
 from recipes.reports.analysis import Analysis
 from recipes.reports.cells import GAIN, Cell
 from recipes.reports.format import count, listed
@@ -23,6 +23,7 @@ def draw(analysis: Analysis, folder: Path) -> tuple[list[str], list[str]]:
     """Write the PNGs that the measurements allow; returns their names, and a line for each that was left out."""
     drawn, left_out = [], []
     pictures = {"loss": loss, "gain_by_depth": gain_by_depth, "gain_by_step": gain_by_step, "cost": cost}
+    pictures |= {"tokens": tokens.picture} if tokens.measured(analysis) else {}
     pictures |= {"query_order": queries.picture} if queries.measured(analysis) else {}
     for name, picture in pictures.items():
         path = folder / f"{name}.png"
@@ -112,6 +113,8 @@ def _gains(
 ) -> str | None:
     if not any(series for by_variant in lines.values() for series in by_variant.values()):
         return "no signal gain was measured"
+    if not analysis.mixes:
+        return "every gain is 1, for no topology here mixes streams"
     hues = style.colours(analysis.ablation.variants, analysis.ablation.baseline)
     made, panels = style.figure(2, f"{analysis.ablation.name}: {title}")
     labels = {}

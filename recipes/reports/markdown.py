@@ -18,7 +18,7 @@ def report(analysis: Analysis, pictures: Sequence[str], left_out: Sequence[str])
     sections += [f"**{answer(analysis)}**", _headline(analysis), _budget(analysis)]
     sections += [_picture(name) for name in pictures if name not in ("cost.png", "query_order.png")]
     sections += ["## Loss", _losses(analysis), _differences(analysis), *_trained(analysis), *analysis.notes]
-    if any(analysis.gains(variant, "gain_forward") for variant in ablation.variants):
+    if analysis.mixes:
         sections += ["## Signal gain", _gains(analysis)]
     sections += [*queries.section(analysis), *(_picture(name) for name in pictures if name == "query_order.png")]
     sections += ["## Cost", _cost(analysis), *(_picture(name) for name in pictures if name == "cost.png")]
@@ -48,6 +48,7 @@ def _picture(name: str) -> str:
         "loss.png": "training and validation loss by variant, and the paired difference to the baseline",
         "gain_by_depth.png": "composite forward and backward gain by depth, log scale",
         "gain_by_step.png": "composite forward and backward gain over training, log scale",
+        "tokens.png": "token accuracy by visual tokens, and by answer tokens for each of them",
         "query_order.png": "a page with the path of the queries on it, a panel for each variant",
         "cost.png": "step time over the baseline's against validation loss",
     }
@@ -68,13 +69,15 @@ def _headline(analysis: Analysis) -> str:
         row += [significant(analysis.median(variant, name)) for name in DATA] if pages else []
         if one_axis:
             row.append((f"{signed(d.mean)} ({p_value(d.p)})" if d.n > 1 else signed(d.mean)) if d else NONE)
-        row += [extent(analysis.gains(variant, name), gain) for name in ("gain_forward", "gain_backward")]
+        if analysis.mixes:
+            row += [extent(analysis.gains(variant, name), gain) for name in ("gain_forward", "gain_backward")]
         row += [significant(analysis.median(variant, name)) for name in ("step_ms", "tokens_per_s", "peak_memory_mb")]
         rows.append(row)
     header = ["variant", "finished", "val loss", *(["token accuracy"] if read else [])]
     header += ["visual tokens", "answer tokens a visual token"] if pages else []
     header += [f"minus {analysis.ablation.baseline}"] if one_axis else []
-    header += ["gain forward", "gain backward", "step ms", "tokens/s", "peak MB"]
+    header += ["gain forward", "gain backward"] if analysis.mixes else []
+    header += ["step ms", "tokens/s", "peak MB"]
     return table(header, rows)
 
 

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from recipes.data.glyph_pages import FIRST_GLYPH, GlyphPages
 from recipes.data.glyphs import GlyphTask, RankedColumns, ScatteredDigits
 from recipes.probes.moves import moves_of
+from recipes.probes.pages import Block, ProbePage
 from recipes.probes.truth import probe_pages
 from recipes.probes.views import views_of
 
@@ -65,3 +67,18 @@ def test_other_data_gives_images_alone():
     assert (pages[0].blocks, pages[0].image.size, views.global_size) == ((), (8, 8), 8)
     with pytest.raises(ValueError, match=r"Bare.probe_batch gives no pages"):
         probe_pages(Bare(), 2)
+
+
+def test_how_far_a_raster_scan_reads_a_page():
+    rows = [(0.0, 0.0, 8.0, 8.0), (8.0, 0.0, 16.0, 8.0), (0.0, 8.0, 8.0, 16.0), (8.0, 8.0, 16.0, 16.0)]
+    image = Image.new("RGB", (16, 16))
+
+    def raster(*orders: int) -> float:
+        blocks = tuple(Block(box, order) for box, order in zip(rows, orders, strict=True))
+        return ProbePage("page", image, blocks).raster
+
+    assert raster(0, 1, 2, 3) == 1
+    assert raster(3, 2, 1, 0) == -1
+    # column by column: ranks 1 2 3 4 against 1 3 2 4
+    assert raster(0, 2, 1, 3) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert ProbePage("empty", image).raster == 1

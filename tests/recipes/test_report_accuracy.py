@@ -1,5 +1,7 @@
 """Reports of what reads pages: token accuracy beside the loss, and nothing of it for what did not train."""
 
+import json
+
 import pandas as pd
 from cells import write_cell, write_plan
 from PIL import Image
@@ -22,7 +24,12 @@ def write(folder):
     write_plan(folder, PLAN)
     for variant, loss, accuracy in (("flow", 0.5, 0.9), ("clip", 1.0, 0.6), ("mbart", 2.299, 0.1)):
         for seed in range(3):
-            record = {"val_accuracy": accuracy + 0.01 * seed, "prior_loss": 2.3, "gain_forward_max": 1.0}
+            record = {
+                "val_accuracy": accuracy + 0.01 * seed,
+                "prior_loss": 2.3,
+                "gain_forward_max": 1.0,
+                "gain_backward_max": 1.0,
+            }
             wobble = (0.0, 0.02, -0.01)[seed] * (variant == "flow")
             data = {"visual_tokens": 16, "answer_tokens_per_visual_token": 0.75}
             arguments = {"record": record, "axes": {"encoder": variant}, "environment": {"data": data}}
@@ -88,3 +95,24 @@ def test_without_a_probe_nothing_is_said_of_queries(tmp_path):
     write_report(folder)
     assert "ueries" not in (folder / "report.md").read_text()
     assert not (folder / "query_order.png").exists()
+
+
+def test_accuracy_is_drawn_against_visual_tokens_where_they_differ(tmp_path):
+    folder = write(tmp_path / "encoders")
+    write_report(folder)
+    assert not (folder / "tokens.png").exists()
+    for cell in folder.glob("flow/seed-*"):
+        about = json.loads((cell / "environment.json").read_text())
+        about["data"] = {"visual_tokens": 4, "answer_tokens_per_visual_token": 3.0}
+        (cell / "environment.json").write_text(json.dumps(about))
+    write_report(folder)
+    assert (folder / "tokens.png").exists()
+    assert "![token accuracy by visual tokens" in (folder / "report.md").read_text()
+
+
+def test_without_streams_there_is_no_gain_to_show(tmp_path):
+    folder = write(tmp_path / "encoders")
+    write_report(folder)
+    text = (folder / "report.md").read_text()
+    assert "gain forward" not in text
+    assert "- gain_by_step.png: every gain is 1, for no topology here mixes streams" in text
