@@ -9,9 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -35,30 +32,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replace_file(path: str | os.PathLike[str], text: str) -> None:
     """Replace a file by a text, or leave it as it was."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def replace_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Replace a file by JSON; numbers that are not finite become null."""
     replace_file(path, json.dumps(_finite(content), indent=1, allow_nan=False, default=str) + "\n")
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints beside their place and move them in.
-
-    Lightning's own writes to the system's temporary folder, and its move is a copy where that is another file system.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save a checkpoint whole or not at all.
-
-        Raises:
-            TypeError: storage options, which local files do not have.
-        """
-        if storage_options is not None:
-            raise TypeError("AtomicCheckpointIO takes no storage_options")
-        with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
 
 
 def _finite(value: Any) -> Any:

@@ -43,13 +43,13 @@ def _main(options: Options) -> int:
     # slow to import, and bad input is told at once
     import torch
 
+    from recipes.files import replacing
     from recipes.probes.conclusion import conclude
     from recipes.probes.console import progress
     from recipes.probes.loading import load
     from recipes.probes.measure import Prober, Settings, probe_all, scrambled
     from recipes.probes.picture import paths
     from recipes.probes.report import settings_of, write
-    from recipes.reports.format import write_whole
 
     network, processor = load(options.checkpoint, options.device)
     views, vision = processor.views, network.vision
@@ -68,7 +68,8 @@ def _main(options: Options) -> int:
     def draw(page: "ProbePage", seen: "Sequence[View]", measured: "Sequence[Measured]") -> None:
         for view, figure in zip(seen, paths(seen, measured, page.name, views.mean, views.std), strict=True):
             part = "" if view.number is None else f".crop-{view.number}"
-            write_whole(options.output / f"{page.name}{part}.path.png", figure.savefig)
+            with replacing(options.output / f"{page.name}{part}.path.png") as file:
+                figure.savefig(file, format="png")
 
     sources = [file.open for file in files]
     try:

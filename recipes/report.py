@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.files import replace_file
 from recipes.reports.analysis import BUDGETS, analyse
 from recipes.reports.answer import answer
 from recipes.reports.compare import write_comparison
 from recipes.reports.figures import draw
-from recipes.reports.format import write_whole
 from recipes.reports.markdown import report
 from recipes.reports.reading import read_ablation
 
@@ -29,9 +29,9 @@ def write_report(folder: Path, at: str = "steps") -> str:
     analysis = analyse(read_ablation(folder), at)
     pictures, left_out = draw(analysis, folder)
     table = analysis.ablation.summary()
-    write_whole(folder / "summary.csv", lambda path: table.to_csv(path, index=False))
+    replace_file(folder / "summary.csv", table.to_csv(index=False))
     text = report(analysis, pictures, left_out)
-    write_whole(folder / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
+    replace_file(folder / "report.md", text)
     return answer(analysis)
 
 

@@ -28,8 +28,9 @@ from recipes.callbacks.measure import (
     validation_is_due,
 )
 from recipes.callbacks.signal_gain import SignalGain
+from recipes.checkpoint_io import AtomicCheckpointIO
 from recipes.environment import environment
-from recipes.files import AtomicCheckpointIO, replace_json
+from recipes.files import replace_json
 from recipes.loggers import MetricsFile
 from recipes.memory import forget_peak_memory, peak_memory_mb
 

@@ -8,10 +8,11 @@ from typing import Any
 import matplotlib as mpl
 from scipy import stats
 
+from recipes.files import replace_file
 from recipes.reports import style
 from recipes.reports.analysis import Analysis, analyse
 from recipes.reports.cells import GAIN, Cell
-from recipes.reports.format import NONE, extent, gain, p_value, signed, significant, table, write_whole
+from recipes.reports.format import NONE, extent, gain, p_value, signed, significant, table
 from recipes.reports.markdown import spread
 from recipes.reports.reading import read_ablation
 from recipes.reports.statistics import Difference, holm, paired
@@ -36,7 +37,7 @@ def write_comparison(folders: Sequence[Path], at: str = "steps", output: Path | 
     sections += [f"{name}: {note}" for name, analysis in named.items() for note in analysis.notes]
     text = "\n\n".join(filter(None, sections)) + "\n"
     path = output / "comparison.md"
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+    replace_file(path, text)
     return side_by_side, path
 
 

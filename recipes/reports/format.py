@@ -1,10 +1,7 @@
-"""Numbers and tables as a reader wants them, and files that appear whole or not at all."""
+"""Numbers and tables as a reader wants them."""
 
 import math
-import os
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 NONE = "–"
 
@@ -74,22 +71,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table: the first column to the left, numbers to the right."""
     lines = [list(header), [":--"] + ["--:"] * (len(header) - 1), *[list(row) for row in rows]]
     return "\n".join("| " + " | ".join(str(item).replace("|", "\\|") for item in line) + " |" for line in lines)
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then move it there in one step."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    beside = Path(name)
-    try:
-        write(beside)
-        beside.chmod(0o666 & ~_umask())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-from recipes.reports.format import write_whole
+from recipes.files import replacing
 
 # Okabe and Ito's palette without its yellow, which is too light for a line; the baseline is the grey
 BASELINE = "#5f5f5f"
@@ -65,7 +65,8 @@ def figure(
 def save(made: Figure, path: Path, caption: str) -> None:
     """Write the figure as a PNG, whole or not at all, with its caption below."""
     made.supxlabel(caption, fontsize=7.5, color="#555555", x=0.005, ha="left")
-    write_whole(path, lambda file: made.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12))
+    with replacing(path) as file:
+        made.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12)
 
 
 def curve(axes: Axes, lines: Sequence[pd.Series], colour: str, style: str = "-", **drawn: Any) -> pd.Series:

@@ -11,8 +11,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recipes.callbacks import RunRecord, SignalGain
+from recipes.checkpoint_io import AtomicCheckpointIO
 from recipes.environment import environment
-from recipes.files import AtomicCheckpointIO, replace_json
+from recipes.files import replace_json
 from tests.recipes.training import corpus, model, series, trainer
 
 
