@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,18 @@ def test_the_budget_is_one_for_all():
         assert len({str(tree["data"]["init_args"]["growth"]) for tree in found}) == 1
     one, other = (variants(name)[0][1] for name in ("encoders", "encoders_rates"))
     assert one["data"] == other["data"]
-    assert one["trainer"] == other["trainer"]
+    assert {**one["trainer"], "callbacks": None} == {**other["trainer"], "callbacks": None}
+
+
+def test_each_encoder_has_the_rate_that_was_its_best():
+    """The rates of `encoders` are those of the lowest validation losses in the committed sweep."""
+    swept = pd.read_csv(HOME / "results" / "encoders_rates" / "summary.csv")
+    best = swept.loc[swept.groupby("encoder").val_loss.idxmin()].set_index("encoder").rate
+    rates = {
+        variant.axes["encoder"]: tree["model"]["init_args"]["optimizer"]["init_args"]["lr"]
+        for variant, tree in variants("encoders")
+    }
+    assert rates == {encoder: float(rate.removeprefix("r")) for encoder, rate in best.items()}
 
 
 def small() -> Miniature:
