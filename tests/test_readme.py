@@ -33,7 +33,7 @@ def test_every_make_target_and_configuration_named_in_the_readme_exists():
     named = set(re.findall(r"`?make ([a-z]+)", README))
     assert named
     assert named <= targets
-    configurations = set(re.findall(r"ablations/[a-z_]+\.yaml", README))
+    configurations = set(re.findall(r"ablations/[a-z0-9_]+\.yaml", README))
     assert configurations
     assert all((ROOT / path).exists() for path in configurations)
 
