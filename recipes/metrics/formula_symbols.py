@@ -65,6 +65,8 @@ class _Reader:
 
     def formula(self) -> Parts:
         """All of it."""
+        if beyond := sorted(kinds.FORBIDDEN.intersection(self.tokens)):
+            raise FormulaError(f"{beyond[0]} does more than to draw")
         parts, cells = self._cells(_NOTHING)
         if token := self._peek():
             raise FormulaError(f"a {token} ends what was never begun")
@@ -174,15 +176,13 @@ class _Reader:
 
     def _nucleus(self) -> Parts:
         token = self._next()
-        if token in kinds.FORBIDDEN:
-            raise FormulaError(f"{token} does more than to draw")
         if token == "{":
             self.place -= 1
             return ["{", *self._group(), "}"]
         if token in ("_", "^", "'"):
             self.place -= 1
             return ["{}"]
-        if token in ("}", "\\right", "\\end"):
+        if token in ("}", "\\right", "\\end", *kinds.INFIX):
             raise FormulaError(f"{token} stands where something is needed")
         if token in kinds.FRACTIONS:
             return fraction(kinds.FRACTIONS[token], self._argument(), self._argument())
@@ -219,7 +219,7 @@ class _Reader:
             bracket = self._delimiter()
             return [Symbol(token + bracket), f"{{{token}{bracket}}}"] if bracket != "." else []
         if token == "\\not":
-            other = self._next("a relation")
+            other = self._raw().strip()
             return [Symbol(f"\\not{other}"), f"{{\\not{other}}}"]
         if token in ("\\operatorname", "\\operatorname*"):
             return operator(self._argument(), limits=token.endswith("*"))
@@ -314,8 +314,6 @@ class _Reader:
         return parts
 
     def _character(self, token: str) -> Parts:
-        if token in kinds.FORBIDDEN:
-            raise FormulaError(f"{token} does more than to draw")
         if token.isspace() or token in kinds.SPACES:
             return [" "]
         if token in kinds.TEXTS:
