@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_evaluate import block, entry, folder, run, scores  # noqa: F401
+from test_evaluate import DEMO, block, entry, folder, needs_demo, run, scores  # noqa: F401
 
 from recipes.evaluation import formulas
 from recipes.evaluation.page import PageScores
@@ -14,7 +14,7 @@ from recipes.metrics.cdm import CDM
 from recipes.metrics.characters import Agreement, compare_formulas
 from recipes.metrics.formula_drawing import TeXError, draw, find_engine
 from recipes.metrics.formula_parts import Formula
-from recipes.metrics.formula_symbols import read_formula
+from recipes.metrics.formula_symbols import inside, read_formula
 
 try:
     ENGINE, REASON = find_engine(), ""
@@ -57,6 +57,17 @@ def test_every_symbol_of_a_large_formula_is_found():
     assert (drawing.boxes[:, 2:] > drawing.boxes[:, :2]).all()
     assert (drawing.boxes >= 0).all()
     assert (drawing.boxes[:, 2:].max(0) <= drawing.size).all()
+
+
+@needs_tex
+@needs_demo
+def test_every_formula_of_the_demo_pages_is_drawn_and_equals_itself():
+    pages = json.loads((DEMO / "OmniDocBench_demo.json").read_text(encoding="utf-8"))
+    truths = [item["latex"] for page in pages for item in page["layout_dets"] if "latex" in item and "html" not in item]
+    # the same drawing from another text
+    found = compare_formulas([(f"{{}} {inside(latex)} %", latex) for latex in truths], ENGINE)
+    assert len(found) == 17
+    assert all(each.exact for each in found)
 
 
 @needs_tex
