@@ -30,7 +30,6 @@ _ASCII = {
     **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code - 0xFEE0) not in "\\{}$#%&^_"},
     **str.maketrans("。、−∗", ".,-*"),
 }
-_IDEOGRAPH = re.compile(r"[\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff]")
 _BREAKS = frozenset(("\\\\", "\\\\*", "\\cr", "\\newline", "\\tabularnewline"))
 _CELLS = _BREAKS | {"&"}
 _NOTHING: frozenset[str] = frozenset()
@@ -200,6 +199,8 @@ class _Reader:
             return [f"{kinds.TEXTS[token]}{{", *self._text(), "}"]
         if token in kinds.PHANTOMS:
             return [f"{token}{{", *_bare(self._argument()), "}"]
+        if token == "\\textcircled":
+            return [Symbol(token), "{\\text{\\textcircled{", *self._text(), "}}}"]
         if token == "\\substack":
             self._expect("{")
             parts, _ = self._cells(frozenset("}"))
@@ -240,7 +241,7 @@ class _Reader:
             return []
         if token in _CELLS:
             return []
-        if _IDEOGRAPH.fullmatch(token):
+        if not token.isascii():
             return ["\\text{", *written(token), "}"]
         return visible(token)
 

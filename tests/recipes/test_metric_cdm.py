@@ -49,6 +49,7 @@ def row(names: str, *, step: int = 40, down: int = 0) -> Drawing:
         (r"a \not= b \neq c \not{\in} d", r"a \not= b \neq c \not\in d"),
         (r"\overset{a}{=} \underbrace{x}_{n}", r"a = \underbrace x n"),
         ("a，b % and nothing more", r"a , b"),
+        (r"\textcircled{1} 55\,°", r"\textcircled 1 5 5 °"),
         ("```latex\n\\alpha\n```", r"\alpha"),
         (r"\[ \]", ""),
     ],

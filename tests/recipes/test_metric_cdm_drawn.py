@@ -29,6 +29,7 @@ CASES = {
     (r"\left( \frac{1}{2} \right)", r"(\frac12)"): 1,
     (r"\lim_{x\to0}\sin x", r"\operatorname*{lim}_{x\rightarrow 0}\mathrm{sin}\,x"): 1,
     (r"\begin{pmatrix}a&b\\c&d\end{pmatrix}", r"\left(\begin{array}{cc}a&b\\c&d\end{array}\right)"): 1,
+    (r"\textcircled{1} 5°", r"\textcircled 1 5 °"): 1,
     (r"a+b=d", r"a+b=c"): 4 / 5,
     (r"x_i+y", r"x+y"): 2 * 3 / 7,
     # the bar of a fraction is no slash
