@@ -4,7 +4,8 @@
     python -m recipes.evaluate --checkpoint FOLDER --images FOLDER --ground-truth FILE.json --output SCORES.json
 
 The second form reads the pages first (recipes.read, whose options may follow) and leaves one `<image>.md` a page, which
-the benchmark's own tool can score, too. Scores are those of OmniDocBench v1.5: means over pages.
+the benchmark's own tool can score, too. Scores are those of OmniDocBench v1.5: means over pages. CDM of formulas is
+among them where a TeX is on PATH and --no-cdm is not given.
 
 Exit codes: 0 all pages were scored, 1 some are broken (one line each, the rest was scored), 2 nothing could be scored
 or bad arguments, 130 interrupted.
@@ -14,12 +15,14 @@ import sys
 from collections.abc import Sequence
 
 from recipes.errors import UserError
-from recipes.evaluation.console import Console, left_out, tell
+from recipes.evaluation.console import Console, tell
+from recipes.evaluation.formulas import compare_pages
 from recipes.evaluation.options import Options, parse
 from recipes.evaluation.predictions import list_predictions
 from recipes.evaluation.run import Outcome, evaluate
 from recipes.evaluation.scores import summarise
 from recipes.evaluation.truth import read_truth
+from recipes.metrics.formula_drawing import TeXError, find_engine
 
 UNREADABLE, INTERRUPTED = 2, 130
 NAMED = 8
@@ -57,22 +60,39 @@ def _main(options: Options) -> int:
         tell(f"error: {complaint}")
     if not outcome.scores:
         raise UserError("no page could be scored")
+    undrawn, left_out = _compare_formulas(options, outcome)
     scores = summarise(pages, outcome.scores)
-    _write(options, scores, outcome, broken)
+    _write(options, scores, outcome, broken, left_out)
     console.table(scores, f"{options.predictions} against {options.truth.name}")
-    _notes(console, outcome, [path.name for path in strangers], len(broken))
+    _notes(console, outcome, [path.name for path in strangers], undrawn)
+    if broken:
+        console.line(f"{len(broken)} entries of the truth are no pages")
+    for reason in left_out:
+        console.line(reason)
     console.line(str(options.output))
     return 1 if outcome.broken or broken else 0
 
 
-def _write(options: Options, scores: dict, outcome: Outcome, broken: list[str]) -> None:
+def _compare_formulas(options: Options, outcome: Outcome) -> tuple[dict[str, int], list[str]]:
+    """Draw and compare the formulas; returns what could not be drawn, by page, and why CDM is left out where it is."""
+    if not options.cdm:
+        return {}, ["CDM is left out: --no-cdm was given"]
+    try:
+        engine = find_engine()
+    except TeXError as error:
+        return {}, [f"CDM is left out: it draws formulas with TeX, and {error}"]
+    with Console(sum(len(page.formulas) for page in outcome.scores.values()), "formulas") as console:
+        return compare_pages(outcome.scores, engine, options.jobs, console.step), []
+
+
+def _write(options: Options, scores: dict, outcome: Outcome, broken: list[str], left_out: list[str]) -> None:
     from recipes.files import replace_json
 
     content = {
         **scores,
         "missing": outcome.missing,
         "broken": {**outcome.broken, **{entry.partition(":")[0]: entry for entry in broken}},
-        "left_out": [left_out()],
+        "left_out": left_out,
     }
     try:
         replace_json(options.output, content)
@@ -80,18 +100,16 @@ def _write(options: Options, scores: dict, outcome: Outcome, broken: list[str]) 
         raise UserError(f"--output: {options.output} cannot be written ({error.strerror or error})") from error
 
 
-def _notes(console: Console, outcome: Outcome, strangers: list[str], entries: int) -> None:
+def _notes(console: Console, outcome: Outcome, strangers: list[str], undrawn: dict[str, int]) -> None:
     for names, what in (
         (outcome.missing, "without a prediction, in no average as in the benchmark"),
         (strangers, "of no page in the truth, not scored"),
         (list(outcome.broken), "broken, in no average"),
+        (list(undrawn), f"with {sum(undrawn.values())} formulas that TeX cannot draw, of score 0"),
     ):
         if names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             console.line(f"{len(names)} {what}: {', '.join(names[:NAMED])}{more}")
-    if entries:
-        console.line(f"{entries} entries of the truth are no pages")
-    console.line(left_out())
 
 
 if __name__ == "__main__":

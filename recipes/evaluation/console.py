@@ -1,6 +1,5 @@
 """What the person sees: a bar over the pages, and the benchmark's table."""
 
-import shutil
 import sys
 import time
 from typing import Any, Self
@@ -13,31 +12,30 @@ from rich.table import Table
 COLUMNS = {
     "text ED ↓": ("text_block", "edit_distance"),
     "formula ED ↓": ("display_formula", "edit_distance"),
+    "CDM ↑": ("display_formula", "cdm"),
     "table TEDS ↑": ("table", "teds"),
     "TEDS-S ↑": ("table", "teds_structure"),
     "table ED ↓": ("table", "edit_distance"),
     "order ED ↓": ("reading_order", "edit_distance"),
 }
-# what the benchmark's own tool draws formulas with
-TEX = ("xelatex", "pdflatex")
 
 
 class Console:
-    """A bar over `total` pages, drawn on a terminal alone."""
+    """A bar over `total` pages or formulas, drawn on a terminal alone."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, what: str = "pages") -> None:
         rich = RichConsole()
         self.rich = rich if rich.is_terminal else RichConsole(width=160)
-        self.total, self.done, self.began = total, 0, time.monotonic()
+        self.total, self.what, self.done, self.began = total, what, 0, time.monotonic()
         self.bar = Progress(
-            TextColumn("pages"),
+            TextColumn(what),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=self.rich,
             disable=not self.rich.is_terminal,
         )
-        self.task = self.bar.add_task("pages", total=total)
+        self.task = self.bar.add_task(what, total=total)
 
     def __enter__(self) -> Self:
         """Start drawing."""
@@ -48,12 +46,12 @@ class Console:
         self.bar.stop()
 
     def step(self, name: str) -> None:
-        """A page is done; elsewhere than on a terminal, a line for every tenth of them."""
+        """One is done; elsewhere than on a terminal, a line for every tenth of them."""
         self.done += 1
         self.bar.update(self.task, advance=1)
         tenth = max(1, self.total // 10)
         if not self.rich.is_terminal and self.total >= 50 and self.done % tenth == 0:
-            self.line(f"{self.done} of {self.total} pages, {time.monotonic() - self.began:.0f} s: {name}")
+            self.line(f"{self.done} of {self.total} {self.what}, {time.monotonic() - self.began:.0f} s: {name}")
 
     def line(self, text: str) -> None:
         """One line."""
@@ -64,7 +62,7 @@ class Console:
         table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("", overflow="fold")
         table.add_column("pages", justify="right")
-        for name in COLUMNS:
+        for name in _columns(scores):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_row("overall", str(len(scores["pages"])), *_row(scores), end_section=True)
         for group, members in scores["groups"].items():
@@ -74,19 +72,16 @@ class Console:
         self.rich.print(table)
 
 
-def left_out() -> str:
-    """Why there is no CDM."""
-    found = next((name for name in TEX if shutil.which(name)), None)
-    if found is None:
-        return "CDM is left out: it draws formulas with TeX, and no TeX installation was found"
-    return f"CDM is left out: TeX is there ({found}), but only the benchmark's own tool computes it, from these files"
-
-
 def tell(text: str) -> None:
     """One line on stderr."""
     print(text, file=sys.stderr)
 
 
 def _row(scores: dict[str, Any]) -> list[str]:
-    values = [scores[element][metric] for element, metric in COLUMNS.values()]
+    values = [scores[element][metric] for element, metric in _columns(scores).values()]
     return ["–" if value is None else f"{value:.4f}" for value in values]
+
+
+def _columns(scores: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """All, or all but what was left out."""
+    return {name: place for name, place in COLUMNS.items() if place[1] in scores[place[0]]}

@@ -16,6 +16,7 @@ class Options:
         truth: OmniDocBench's JSON.
         output: file of the scores.
         jobs: processes.
+        cdm: whether formulas are drawn and compared.
         checkpoint: reads the pages; None where the predictions are there.
         images: folder of the pages' images.
         reading: options that `recipes.read` is given besides.
@@ -25,6 +26,7 @@ class Options:
     truth: Path
     output: Path
     jobs: int
+    cdm: bool = True
     checkpoint: Path | None = None
     images: Path | None = None
     reading: tuple[str, ...] = ()
@@ -48,6 +50,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="read the pages with this model first")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="of the pages, under the names in the truth")
     parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="default: one a core")
+    parser.add_argument(
+        "--no-cdm", action="store_true", help="leave out CDM of formulas, which draws them with TeX where one is there"
+    )
     given, rest = parser.parse_known_args(arguments)
     if (given.checkpoint is None) != (given.images is None):
         parser.error("--checkpoint and --images go together: the model and the pages it is to read")
@@ -57,8 +62,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     predictions = given.predictions or given.output.parent / "predictions"
     return Options(
-        predictions, given.ground_truth, given.output, given.jobs, given.checkpoint, given.images, tuple(rest)
-    )
+        predictions, given.ground_truth, given.output, given.jobs, not given.no_cdm,
+        given.checkpoint, given.images, tuple(rest),
+    )  # fmt: skip
 
 
 def _positive(text: str) -> int:

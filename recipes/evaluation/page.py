@@ -10,6 +10,7 @@ from recipes.evaluation.matching import Line, category, match
 from recipes.evaluation.pieces import FORMULA, INLINE, TEXT, Piece, Pieces, take_apart
 from recipes.evaluation.truth import IGNORED, Block, Page, PageError
 from recipes.metrics.distance import distance_matrix, edits
+from recipes.metrics.formula_symbols import inside
 from recipes.metrics.html_tables import cell_texts, normalise_table
 from recipes.metrics.normalisation import latex_to_text, letters, normalise_formula, normalise_text
 from recipes.metrics.tables import table_similarity
@@ -50,6 +51,8 @@ class PageScores:
         text_of_formulas: formulas that were read as text; the benchmark adds them to the text where any page has some.
         tables: TEDS and TEDS-S of each table of the truth.
         has_text: whether any text was compared.
+        formulas: each displayed formula's prediction, which may be empty, and truth, in LaTeX.
+        cdm: of each of these, None where formulas are not drawn.
     """
 
     text: Tally = field(default_factory=Tally)
@@ -59,6 +62,8 @@ class PageScores:
     text_of_formulas: Tally = field(default_factory=Tally)
     tables: list[tuple[float, float]] = field(default_factory=list)
     has_text: bool = False
+    formulas: list[tuple[str, str]] = field(default_factory=list)
+    cdm: list[float] | None = None
 
 
 def score_page(page: Page, markdown: str) -> PageScores:
@@ -118,6 +123,9 @@ def _score_running(scores: PageScores, running: list[Block], pieces: list[Piece]
             placed.append((orders, first and first.position))
         elif first is None or first.is_formula:
             scores.formula.add(prediction, truth)
+            # several are drawn in one line, as the benchmark joins them
+            found_latex = " ".join(inside(lines[index].content) for index in found.lines)
+            scores.formulas.append((found_latex, " ".join(inside(blocks[index].content) for index in found.blocks)))
         else:
             text = latex_to_text(_together([blocks[index].content for index in found.blocks]))
             scores.text_of_formulas.add(prediction, letters(text) or text)

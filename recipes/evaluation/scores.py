@@ -1,8 +1,8 @@
 """Averages over pages, as OmniDocBench's headline takes them.
 
-An edit distance of a page is its edits over its longer lengths; its TEDS is the mean over its tables; the average is
-the mean over the pages that have the element. A page without a prediction is in no average (the benchmark's v1.5 says
-so and goes on); one whose prediction is empty is wrong in all of it.
+An edit distance of a page is its edits over its longer lengths; its TEDS is the mean over its tables, its CDM that over
+its displayed formulas; the average is the mean over the pages that have the element. A page without a prediction is in
+no average (the benchmark's v1.5 says so and goes on); one whose prediction is empty is wrong in all of it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,25 +20,25 @@ def page_scores(page: PageScores, *, formulas_as_text: bool) -> Scores:
     if formulas_as_text:
         text.edits += page.text_of_formulas.edits
         text.length += page.text_of_formulas.length
+    cdm = {} if page.cdm is None else {"cdm": _mean(page.cdm)}
     full, bare = zip(*page.tables, strict=True) if page.tables else ((), ())
     return {
         "text_block": {"edit_distance": text.distance},
-        "display_formula": {"edit_distance": page.formula.distance},
+        "display_formula": {"edit_distance": page.formula.distance, **cdm},
         "table": {"teds": _mean(full), "teds_structure": _mean(bare), "edit_distance": page.table.distance},
         "reading_order": {"edit_distance": page.order.distance},
     }
 
 
 def average(pages: Iterable[Scores]) -> Scores:
-    """Mean over the pages that have the element."""
+    """Mean over the pages that have the element, of at least one page."""
     pages = list(pages)
-    names = page_scores(PageScores(), formulas_as_text=False)
     return {
         element: {
             metric: _mean([value for page in pages if (value := page[element][metric]) is not None])
             for metric in metrics
         }
-        for element, metrics in names.items()
+        for element, metrics in pages[0].items()
     }
 
 

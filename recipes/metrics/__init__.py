@@ -1,4 +1,5 @@
 """Metrics of reading pages: `torchmetrics.Metric` classes, and the plain functions that they are made of.
 
-`normalisation`, `distance`, `trees`, `tables` and `loops` need no torch: the evaluation's processes import these alone.
+`normalisation`, `distance`, `trees`, `tables`, `loops` and `characters` need no torch: the evaluation's processes
+import these alone.
 """

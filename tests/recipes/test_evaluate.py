@@ -127,7 +127,8 @@ def test_processes_give_what_one_process_gives(folder):
 
 
 def test_the_file_of_scores_and_the_table(folder, capsys):
-    assert run(ONE, TWO, one="Alpha beta\n\nGamma dulta", two=f"# A title\n\n{TABLE}") == 0
+    options = ("--predictions", "predictions", "--no-cdm")
+    assert run(ONE, TWO, options=options, one="Alpha beta\n\nGamma dulta", two=f"# A title\n\n{TABLE}") == 0
     found = scores()
     assert found["text_block"] == {"edit_distance": pytest.approx((1 / 19 + 0) / 2)}
     assert found["display_formula"] == {"edit_distance": None}

@@ -1,0 +1,232 @@
+"""CDM without TeX: a formula's tokens, boxes in an image drawn here, names, and what agrees."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipes.metrics.characters import Agreement, agree, common_name, compare_formulas, consistent
+from recipes.metrics.formula_drawing import MARGIN, Drawing, TeXError, find_engine, symbol_boxes
+from recipes.metrics.formula_parts import Formula, FormulaError, Symbol
+from recipes.metrics.formula_symbols import inside, read_formula
+
+
+def row(names: str, *, step: int = 40, down: int = 0) -> Drawing:
+    """Symbols of a letter each beside one another, `step` pixels apart."""
+    boxes = [(MARGIN + k * step, MARGIN + down, MARGIN + k * step + 20, MARGIN + down + 30) for k in range(len(names))]
+    size = 2 * MARGIN + len(names) * step, 2 * MARGIN + down + 30
+    return Drawing(tuple(names), np.array(boxes, float).reshape(-1, 4), size)
+
+
+@pytest.mark.parametrize(
+    ("latex", "names"),
+    [
+        (r"a+b", r"a + b"),
+        (r"$$ x_{i}^2 $$", r"x i 2"),
+        (r"x^2_i", r"x i 2"),
+        (r"f''(x)", r"f \prime \prime ( x )"),
+        (r"\frac12", r"\frac 1 2"),
+        (r"\dfrac{a}{b}", r"\frac a b"),
+        (r"{a+1 \over b}", r"\frac a + 1 b"),
+        (r"{n \choose k}", r"\binom n k"),
+        (r"\sqrt[3]{x}", r"\sqrt 3 x"),
+        (r"\hat{x}_i", r"\hat x i"),
+        (r"\mathbf{A} \bm x {\bf y} \mathrm{d}t", r"A x y d t"),
+        (r"\text{if $x > 0$ is 5\%}", r"i f x > 0 i s 5 \%"),
+        (r"\sin x \lim_{n}", r"s i n x l i m n"),
+        (r"\operatorname*{max}_x", r"m a x x"),
+        (r"a \cdots b", r"a . . . b"),
+        (r"\left( x \middle| y \right.", r"\left( x \middle| y"),
+        (r"\big\{ x \Bigr]", r"\big\{ x \Bigr]"),
+        (r"\begin{pmatrix} a & b \\ c & d \end{pmatrix}", r"\left( a b c d \right)"),
+        (r"\begin{cases} a \\[2pt] b \end{cases}", r"\left\{ a b"),
+        (r"\begin{array}{*{2}{c}|l} a & b \\ \hline c \end{array}", r"a b c"),
+        (r"a &= b \\ c &= d", r"a = b c = d"),
+        (r"a \quad \, b \tag{1} \label{x} \hspace{2em} \phantom{c}", r"a b"),
+        (r"\color{red} a \textcolor[rgb]{1,0,0}{b} \mkern-6mu c", r"a b c"),
+        (r"a \not= b \neq c \not{\in} d", r"a \not= b \neq c \not\in d"),
+        (r"\overset{a}{=} \underbrace{x}_{n}", r"a = \underbrace x n"),
+        ("a，b % and nothing more", r"a , b"),
+        (r"\textcircled{1} 55\,°", r"\textcircled 1 5 5 °"),
+        ("```latex\n\\alpha\n```", r"\alpha"),
+        (r"\[ \]", ""),
+    ],
+)
+def test_tokens_are_what_is_drawn(latex, names):
+    assert read_formula(latex).names == names.split()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"\frac{a}{b}", r"{a \over b}"),
+        (r"\frac{a}{b}", r"\tfrac a b"),
+        (r"a^{2}", r"a^2"),
+        (r"x_{i}^{2}", r"x^2_i"),
+        (r"f'", r"f^{\prime}"),
+        (r"\ldots", r"..."),
+        (r"\mathbf{x}", r"\symbf x"),
+        (r"\begin{Vmatrix}a\end{Vmatrix}", r"\left\|\begin{matrix}a\end{matrix}\right\|"),
+        (r"\begin{align*}a&=b\end{align*}", r"\begin{aligned}a&=b\end{aligned}"),
+    ],
+)
+def test_two_spellings_of_one_drawing_are_written_alike(one, other):
+    assert read_formula(one).names == read_formula(other).names
+    colours = [re.sub(r"(?<!\\)[{} ]", "", read_formula(latex).coloured()) for latex in (one, other)]
+    assert len(set(colours)) == 1 or r"\left" in one
+
+
+@pytest.mark.parametrize(
+    ("latex", "complaint"),
+    [
+        (r"\frac{a", "ends where } is needed"),
+        (r"a}", "ends what was never begun"),
+        (r"\left( a", r"ends where \\right is needed"),
+        (r"a \right)", "ends what was never begun"),
+        (r"{\left( a } \right)", r"a \\right is missing before }"),
+        (r"\begin{array}{c} a", r"ends where \\end is needed"),
+        (r"\begin{array}{c} a \end{matrix}", "array is ended by matrix"),
+        (r"\begin{tikzpicture} \end{tikzpicture}", "tikzpicture is no environment of formulas"),
+        (r"\frac", "ends where something is needed"),
+        (r"x^\over y", r"\\over stands where something is needed"),
+        (r"\input{/etc/passwd}", r"\\input does more than to draw"),
+        (r"\hspace{\def\a{b}}", r"\\def does more than to draw"),
+        ("{" * 5000, "nested too deep"),
+    ],
+)
+def test_what_is_no_formula_is_refused(latex, complaint):
+    with pytest.raises(FormulaError, match=complaint):
+        read_formula(latex)
+
+
+PIECES = (
+    "a", "1", "+", "{", "}", "_", "^", "'", "&", "(", ")", "[", "]", "|", "$", "~", "中", " ",
+    r"\\", r"\,", r"\{", r"\}", r"\frac", r"\sqrt", r"\hat", r"\left", r"\right", r"\big", r"\over", r"\text",
+    r"\mathbf", r"\sum", r"\limits", r"\not", r"\hspace", r"\tag", r"\operatorname",
+    r"\begin{array}{c}", r"\end{array}", r"\begin{cases}", r"\end{cases}",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=24))
+def test_any_text_is_a_formula_or_refused_and_its_groups_are_closed(pieces):
+    try:
+        formula = read_formula(" ".join(pieces))
+    except FormulaError:
+        return
+    text = re.sub(r"\\.", "", formula.coloured())
+    depths = np.cumsum([(letter == "{") - (letter == "}") for letter in text] or [0])
+    assert depths[-1] == 0
+    assert (depths >= 0).all()
+
+
+def test_delimiters_around_a_formula_are_taken_off():
+    for latex in ("x+y", " $x+y$", "$$\nx+y\n$$", r"\[x+y\]", r"\(x+y\)", r"$$\[x+y\]$$"):
+        assert inside(latex) == "x+y"
+    assert inside("$$$$") == inside(" ") == ""
+
+
+def test_colours_are_numbered_in_the_order_of_the_latex():
+    text = read_formula(r"{a \over b}").coloured()
+    assert re.findall(r"\[rgb\]\{([^}]*)\}", text) == [f"0.00000,0.00000,{k / 255:.5f}" for k in (1, 2, 3)]
+    many = Formula((Symbol("a"), "{a}") * 70_000).coloured()
+    assert f"\\mathcolor[rgb]{{{1 / 255:.5f},{17 / 255:.5f},{112 / 255:.5f}}}{{a}}" in many  # 70,000 = 0x011170
+
+
+def test_boxes_are_found_by_colour():
+    image = np.full((60, 100, 3), 255, np.uint8)
+    image[10:20, 30:35] = (0, 0, 1)
+    image[40:44, 50:80] = (0, 0, 0)  # ink of no symbol
+    image[30:32, 20:60] = (0, 0, 3)
+    image[15, 90] = (0, 0, 3)
+    drawing = symbol_boxes(image, ("x", "not drawn", r"\frac"))
+    # the ink is 71 x 34; a box has a pixel more on each side, as the published tool's
+    assert drawing.size == (70 + 2 * MARGIN, 33 + 2 * MARGIN)
+    assert drawing.names == ("x", r"\frac")
+    corner = np.array([20, 10, 20, 10]) - MARGIN
+    assert (drawing.boxes == np.array([[29, 9, 35, 20], [19, 14, 91, 32]]) - corner).all()
+    assert symbol_boxes(np.full((4, 4, 3), 255, np.uint8), ("x",)) is None
+
+
+def test_what_is_drawn_alike_has_one_name():
+    for names in (
+        ("(", r"\left(", r"\big(", r"\Biggr("), (r"\{", r"\left\{", r"\lbrace", r"\bigl\lbrace"),
+        ("|", r"\middle|", r"\mid"), (r"\to", r"\rightarrow"), (r"\le", r"\leq"), (r"\ne", r"\neq", r"\not="),
+        (r"\hat", r"\widehat"), (r"\phi", r"\varphi"), (r"\langle", r"\left<", r"\left\langle"), ("'", r"\prime"),
+    ):  # fmt: skip
+        assert len({common_name(name) for name in names}) == 1, names
+    for name in (r"\bigcup", r"\leftrightarrow", r"\rightharpoonup", "a", r"\bar", r"\bigoplus"):
+        assert common_name(name) == name
+
+
+def test_centres_agree_after_a_shift_and_a_scale():
+    generator = np.random.default_rng(0)
+    truth = generator.uniform(0, 1000, (40, 2))
+    # the published transformation scales around the middle
+    moved = (truth - truth.mean(0)) * 1.3 + truth.mean(0) + (300, -50)
+    assert consistent(truth, moved).all()
+    strayed = moved.copy()
+    strayed[::20] += 90, -200
+    assert np.flatnonzero(~consistent(truth, strayed)).tolist() == [0, 20]
+    # each of two lines by itself
+    lines = np.where(np.arange(40)[:, None] < 20, truth, truth + np.array([-400, 60]))
+    assert consistent(truth, lines).all()
+    # too few to be judged
+    assert consistent(truth[:3], truth[2::-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "matched"),
+    [
+        ("a+b=c", "a+b=c", 5),
+        ("a+b=d", "a+b=c", 4),
+        # z and x in each other's place, further off than is allowed
+        ("y=2x+3z", "y=2z+3x", 5),
+        # places of three symbols are not judged
+        ("a+b", "b+a", 3),
+        ("xiy+z", "xy+z", 4),
+        ("a/b", "a-b", 2),
+        ("abc", "xyz", 0),
+    ],
+)
+def test_the_score_is_the_f1_of_symbols_that_agree(prediction, truth, matched):
+    found = agree(row(prediction), row(truth))
+    assert found == Agreement(matched, len(prediction), len(truth))
+    assert found.score == pytest.approx(2 * matched / (len(prediction) + len(truth)))
+    assert found.precision == matched / len(prediction)
+    assert found.recall == matched / len(truth)
+    assert found.exact == (matched == len(truth) == len(prediction))
+    # of the same symbols, those that lie in the same order are matched
+    assert agree(row(truth), row(prediction)).matched == matched
+
+
+def test_names_of_one_drawing_agree_and_places_do_not_depend_on_the_size():
+    one, other = row("abcdef"), row("abcdef", step=44)
+    other = Drawing((r"\left(", *other.names[1:]), other.boxes, other.size)
+    one = Drawing(("(", *one.names[1:]), one.boxes, one.size)
+    assert agree(one, other).exact
+    # a line that moved as a whole agrees
+    below, beside = (np.concatenate((one.boxes, one.boxes + np.array(by * 2))) for by in ((0, 90), (240, 0)))
+    assert agree(Drawing(one.names * 2, beside, (600, 60)), Drawing(one.names * 2, below, (300, 200))).exact
+
+
+def test_what_is_not_drawn_scores_nothing():
+    assert agree(None, row("abc")) == Agreement(0, 0, 3)
+    assert agree(row("abc"), None) == Agreement(0, 3, 0)
+    nothing = agree(None, None)
+    assert (nothing.score, nothing.precision, nothing.recall, nothing.exact) == (0, 0, 0, False)
+    # neither needs to be drawn
+    assert compare_formulas([("", " "), ("$$ $$", "{"), ("\\right", "}")], "no engine") == [
+        None, Agreement(0, 0, 0), Agreement(0, 0, 0)
+    ]  # fmt: skip
+
+
+def test_no_tex_and_one_that_draws_nothing_are_told_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(TeXError, match=r"no TeX was found; install LaTeX .* amsmath"):
+        find_engine()
+    (tmp_path / "pdflatex").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "pdflatex").chmod(0o755)
+    with pytest.raises(TeXError, match=r"pdflatex is there but cannot draw \(it left no page\); install LaTeX"):
+        find_engine()
