@@ -1,6 +1,7 @@
 """What a data module knows about its pages: their blocks and the order in which they are read."""
 
 from functools import singledispatch
+from pathlib import Path
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -10,7 +11,8 @@ from torch import Tensor
 from encoders.views import Views
 from recipes.data.glyph_pages import GlyphPages
 from recipes.data.glyphs import DIGITS, EMPTY, GlyphTask, RankedColumns, ScatteredDigits
-from recipes.probes.pages import Block, Box, ProbePage
+from recipes.data.synthetic_pages import SyntheticPages
+from recipes.probes.pages import Block, Box, ProbePage, page_of_omnidocbench
 
 
 @singledispatch
@@ -53,6 +55,18 @@ def _of_glyphs(data: GlyphPages, count: int) -> tuple[list[ProbePage], Views]:
         image = image_of(pixels.expand(3, -1, -1), data.views)
         layout = type(data.task).__name__
         pages.append(ProbePage(f"page {k}", image, blocks, "glyphs", layout, columns=columns))
+    return pages, data.views
+
+
+@probe_pages.register
+def _of_documents(data: SyntheticPages, count: int) -> tuple[list[ProbePage], Views]:
+    """Blocks as the pages' OmniDocBench records have them."""
+    pages = []
+    for k in range(count):
+        kept = data.held_pages.pages[k % len(data.held_pages)]
+        found = page_of_omnidocbench(kept.record, Path(), f"page {k}")
+        image = kept.image.convert("RGB")
+        pages.append(ProbePage(f"page {k}", image, found.blocks, found.page_type, found.layout, kept.markdown))
     return pages, data.views
 
 

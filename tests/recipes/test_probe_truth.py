@@ -5,8 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from encoders.views import Views
 from recipes.data.glyph_pages import FIRST_GLYPH, GlyphPages
 from recipes.data.glyphs import GlyphTask, RankedColumns, ScatteredDigits
+from recipes.data.synthetic_pages import SyntheticPages
+from recipes.documents.options import Contents
 from recipes.probes.moves import moves_of
 from recipes.probes.pages import Block, ProbePage
 from recipes.probes.truth import probe_pages
@@ -48,6 +51,27 @@ def test_columns_of_glyphs_stay_on_the_grid_of_cells():
         assert np.array_equal(new[:, 12 * column : 12 * column + 12], old[:, 36 - 12 * column : 48 - 12 * column])
     for block, before in zip(moved.page.blocks, page.blocks, strict=True):
         assert block.box[0] == 36 - before.box[0]
+
+
+def test_made_up_pages_have_the_blocks_of_their_records(tmp_path):
+    (tmp_path / "words.txt").write_text("plain words stand here in a row, and some of them are short. " * 40)
+    views = {"global_size": 96, "crop_size": 96, "max_crops": 0}
+    contents = Contents(text_size=9.0, min_columns=2, max_columns=2, title=0, running=1)
+    data = SyntheticPages(
+        2, width=200, height=240, contents=contents, path=str(tmp_path / "words.txt"), cache=str(tmp_path),
+        views=Views(**views), sequence_length=300, batch_size=1, validation_batches=3,
+    )  # fmt: skip
+    data.prepare_data()
+    pages, found = probe_pages(data, 3)
+    assert found is data.views
+    for page in pages:
+        assert len(page.ordered) >= 2
+        assert len(page.blocks) > len(page.ordered)  # a running line has no place in the order
+        grey = np.asarray(page.image.convert("L"), dtype=float)
+        for block in page.ordered:
+            left, top, right, bottom = (int(value) for value in block.box)
+            assert grey[top:bottom, left:right].min() < 100
+            assert block.text.split()[0] in page.text
 
 
 class Bare:
