@@ -1,9 +1,16 @@
 """A tiny OCR 2 as a configuration, and a folder of pages for it."""
 
+from functools import partial
 from pathlib import Path
 
+import torch
+from helpers import randomise
 from PIL import Image, ImageDraw
 from tiny_tokenizer import tiny_tokenizer
+
+from mhc import build
+from recipes import modules
+from recipes.configuration import parse_yaml, place
 
 OCR = """\
 model:
@@ -73,3 +80,22 @@ def write_pages(folder: Path, count: int = 7) -> None:
         ImageDraw.Draw(page).text((2, 2 + number), f"page {number}", fill="black")
         page.save(folder / "pages" / f"page{number}.png")
         (folder / "pages" / f"page{number}.md").write_text(f"# page {number}\n" + "x" * number)
+
+
+def node(**changes):
+    found = parse_yaml(OCR)["model"]["init_args"]["network"]
+    for path, value in changes.items():
+        place(found, path.replace("__", "."), value)
+    return found
+
+
+def module(network=None, **changes) -> modules.OCR:
+    """The small model; its weights come from the seed."""
+    if network is None:
+        torch.manual_seed(0)
+        network = randomise(build(node()), 0.1)
+    return modules.OCR(**({"network": network, "optimizer": partial(torch.optim.AdamW, lr=1e-2)} | changes))
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
