@@ -35,7 +35,7 @@ from recipes.loggers import MetricsFile
 from recipes.memory import forget_peak_memory, peak_memory_mb
 
 # what a module's validation may give
-VALIDATION = ("val/loss", "val/accuracy")
+VALIDATION = ("val/loss", "val/accuracy", "val/order_accuracy")
 
 
 def checkpoint_defaults(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -280,7 +280,7 @@ class RunRecord(Callback):
         cell = Path(trainer.default_root_dir) / "cell.json"
         axes = json.loads(cell.read_text()).get("axes", {}) if cell.exists() else {}
         arguments = {**_leaves(dict(pl_module.hparams)), **{f"axis/{name}": value for name, value in axes.items()}}
-        names = ("val_loss", "val_accuracy", "loss", "step_ms", "params", "flops_per_token")
+        names = ("val_loss", "val_accuracy", "val_order_accuracy", "loss", "step_ms", "params", "flops_per_token")
         names += ("gain_forward", "gain_backward")
         metrics = {f"final/{name}": self._content[name] for name in names if self._content.get(name) is not None}
         for logger in trainer.loggers:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -223,6 +224,8 @@ class GlyphPages(LightningDataModule):
         }
         ink = hashlib.sha256(json.dumps(content, sort_keys=True).encode() + self.ink.numpy().tobytes())
         read = {"answer_tokens": self.task.longest}
+        if not math.isnan(self.task.blind):
+            read["blind_order_accuracy"] = self.task.blind
         if self.trainer is not None or self.page_tokens is not None:
             tokens = self._page_tokens()
             read |= {"visual_tokens": tokens, "answer_tokens_per_visual_token": self.task.longest / tokens}
@@ -314,7 +317,15 @@ class GlyphPages(LightningDataModule):
         prompt = [IMAGE] * (self._page_tokens() + 1)  # and the separator
         pixels = torch.stack([pixels for pixels, _ in pages]).expand(-1, 3, -1, -1).contiguous()
         rows = [([*prompt, *answer], len(prompt)) for _, answer in pages]
-        return PageBatch.collate(rows, ImageBatch(pixels, None, (0,) * len(pages)), PADDING)
+        batch = PageBatch.collate(rows, ImageBatch(pixels, None, (0,) * len(pages)), PADDING)
+        places = [self.task.deciding(len(answer) - 1) for _, answer in pages]
+        if not any(len(each) for each in places):
+            return batch
+        deciding = torch.zeros_like(batch.mask)
+        for row, each in zip(deciding, places, strict=True):
+            # a token is asked for at the place before it
+            row[[len(prompt) - 1 + place for place in each]] = True
+        return batch._replace(deciding=deciding)
 
     def _page_tokens(self) -> int:
         if self.page_tokens is not None:

@@ -1,8 +1,11 @@
 """Glyphs of three by five dots, pages of them, and the reading tasks that pages are drawn for."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
+from numpy.polynomial import Polynomial
 from torch import Tensor
 
 from mhc import Described
@@ -62,8 +65,15 @@ class GlyphTask(Described, ABC):
     levels: int
     longest: int
 
+    #: share of `deciding` places that are read right at best without the order; NaN where it is not known
+    blind: float = math.nan
+
     def prepare(self) -> None:
         """Read what the task needs from disk, once."""
+
+    def deciding(self, length: int) -> Sequence[int]:
+        """Places in an answer of so many glyphs that follow from the order alone, and not from what was read before."""
+        return ()
 
     @abstractmethod
     def page(self, level: int, generator: torch.Generator, held_out: bool = False) -> tuple[Tensor, Tensor]:
@@ -140,6 +150,19 @@ class RankedColumns(GlyphTask):
         self.rows, self.digits, self.gaps = rows, digits, gaps
         self.levels, self.longest, self.alphabet = columns, columns * digits, DIGITS
 
+    @property
+    def blind(self) -> float:
+        """Share of columns' first digits, but the last one's, that are right if the digit guessed is the commonest.
+
+        Of k columns that are left the commonest first digit is that of E[largest count of k draws] / k of them.
+        """
+        left = range(2, self.levels + 1)
+        return sum(_largest_count(k) / k for k in left) / len(left) if left else math.nan
+
+    def deciding(self, length: int) -> range:
+        """The first digits of all columns but the last, which is the one that is left."""
+        return range(0, length - self.digits, self.digits)
+
     def page(self, level: int, generator: torch.Generator, held_out: bool = False) -> tuple[Tensor, Tensor]:
         """Draw a page: (cells [rows * rows], the digits by rank [level * digits])."""
         cells = torch.full((self.rows, self.rows), EMPTY)
@@ -155,3 +178,16 @@ class RankedColumns(GlyphTask):
             order = torch.rand(level, self.rows - 1, generator=generator).argsort(1)
             cells[1 + order[:, : self.digits].sort(1).values.T, places] = answer.T
         return cells.flatten(), answer.flatten()
+
+
+def _largest_count(draws: int) -> float:
+    """Expected count of the digit that is drawn most often."""
+    expected = 0.0
+    for most in range(draws):
+        # k! [x^k] (sum_j x^j / j!)^10: the draws in which no digit comes more often than `most`
+        series = Polynomial([1.0])
+        for _ in DIGITS:
+            series = (series * Polynomial([1 / math.factorial(j) for j in range(most + 1)])).cutdeg(draws)
+        ways = math.factorial(draws) * (series.coef[draws] if len(series.coef) > draws else 0.0)
+        expected += 1 - ways / len(DIGITS) ** draws
+    return expected

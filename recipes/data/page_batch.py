@@ -26,6 +26,8 @@ class PageBatch(NamedTuple):
         crop_counts: of each image.
         documents: [B, S], number of the sample in its row that a token belongs to, -1 for padding; None where a row
             is one sample.
+        deciding: [B, S], True where the token that is asked for follows from the order in which the page is to be read,
+            and not from what was read before; None where that is not known.
     """
 
     tokens: Tensor
@@ -35,6 +37,7 @@ class PageBatch(NamedTuple):
     crops: Tensor | None = None
     crop_counts: tuple[int, ...] = ()
     documents: Tensor | None = None
+    deciding: Tensor | None = None
 
     @property
     def images(self) -> ImageBatch | None:

@@ -6,7 +6,7 @@ from recipes.documents.text import Prose, RandomLetters, RandomWords, TextSource
 
 # fewest characters of a column's line, and lines of a page: below, there is no layout to speak of
 FEWEST_CHARACTERS, FEWEST_LINES = 12, 8
-# and lines of a page that is not to be filled, but has a few blocks
+# and lines of a page that has a few blocks and nothing beside them
 FEWEST_LINES_OF_BLOCKS = 4
 # mean width of a character and height of a line, of the text's size
 CHARACTER, LINE = 0.46, 1.22
@@ -111,7 +111,8 @@ class Contents:
         narrowest = FEWEST_CHARACTERS * CHARACTER * self.text_size
         room = int((inner + self.gutter) // (narrowest + self.gutter))
         lines = (height - 2 * self.margin(width)) / (LINE * self.text_size)
-        if room < self.min_columns or lines < (FEWEST_LINES if self.blocks is None else FEWEST_LINES_OF_BLOCKS):
+        beside = self.title or self.running or self.sidebar or self.footnotes or self.blocks is None
+        if room < self.min_columns or lines < (FEWEST_LINES if beside else FEWEST_LINES_OF_BLOCKS):
             wanted = f"{self.min_columns} column{'s' * (self.min_columns > 1)}"
             raise ValueError(
                 f"a page of {width} x {height} pixels is too small for {wanted} of text of {self.text_size:g} pixels: "

@@ -204,14 +204,18 @@ class OCR(Optimized):
             log_metrics(self.trainer, {name: float(value) for name, value in self._metrics.items()}, step)
 
     def validation_step(self, batch: PageBatch, batch_idx: int) -> None:
-        """Log means over the tokens that are asked for: `val/loss`, and `val/accuracy` of the likeliest token."""
+        """Log means over the tokens that are asked for: `val/loss`, and `val/accuracy` of the likeliest token.
+
+        `val/order_accuracy` is that of `PageBatch.deciding`, where the data know it.
+        """
         logits, asked = self._read(batch), batch.labels >= 0
-        found = {
-            "val/loss": cross_entropy(logits, batch.labels),
-            "val/accuracy": (logits.argmax(-1) == batch.labels)[asked].float().mean(),
-        }
-        tokens = int(asked.sum())
-        self.log_dict(found, prog_bar=True, logger=False, on_epoch=True, sync_dist=True, batch_size=tokens)
+        right = (logits.argmax(-1) == batch.labels).float()
+        found = {"val/loss": cross_entropy(logits, batch.labels), "val/accuracy": right[asked].mean()}
+        options = {"prog_bar": True, "logger": False, "on_epoch": True, "sync_dist": True}
+        self.log_dict(found, batch_size=int(asked.sum()), **options)
+        if batch.deciding is not None:
+            order = right[batch.deciding].mean()
+            self.log("val/order_accuracy", order, batch_size=int(batch.deciding.sum()), **options)
 
     def probe(self, batch: PageBatch, observe: Observer) -> Tensor:
         """Run a batch while `observe(index, topology, state, carry)` looks into the watched trunk; returns the logits.

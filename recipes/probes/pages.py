@@ -63,13 +63,12 @@ class ProbePage:
 
     @property
     def raster(self) -> float:
-        """Spearman's correlation of the reading order with row by row from the top left; 1 for one block or none."""
+        """Spearman's correlation of the reading order with that of tops, then lefts; 1 for one block or none."""
         ordered = self.ordered
         if len(ordered) < 2:
             return 1.0
-        corners = [(block.box[1], block.box[0]) for block in ordered]
-        places = {corner: place for place, corner in enumerate(sorted(corners))}
-        return float(spearmanr(range(len(corners)), [places[corner] for corner in corners]).statistic)
+        rows = sorted(range(len(ordered)), key=lambda place: (ordered[place].box[1], ordered[place].box[0]))
+        return float(spearmanr(range(len(rows)), rows).statistic)
 
     @property
     def reading(self) -> str:

@@ -36,6 +36,16 @@ class Analysis:
         """Final token accuracies of the variant's finished cells, where it was measured."""
         return self.values(variant, "val_accuracy")
 
+    def order_accuracies(self, variant: str) -> list[float]:
+        """The same of the tokens that the order of the page decides."""
+        return self.values(variant, "val_order_accuracy")
+
+    @property
+    def blind(self) -> float:
+        """What these are at best without the order; NaN where it is not known, or not the same in all cells."""
+        known = {cell.value("blind_order_accuracy") for cell in self.ablation.cells if cell.status == "finished"}
+        return known.pop() if len(known) == 1 else math.nan
+
     def gains(self, variant: str, name: str) -> list[float]:
         """A composite gain of the cells that ended by themselves: a diverged cell's counts to where it stopped."""
         return self.values(variant, name, "finished", "diverged")

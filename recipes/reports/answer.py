@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from recipes.reports.analysis import Analysis
 from recipes.reports.format import count, extent, gain, listed, loss, p_value, percent, signed
-from recipes.reports.statistics import Difference
+from recipes.reports.statistics import Difference, t_interval
 
 FEW = 4  # beyond so many, ranges are said instead of each variant
 
@@ -84,15 +84,33 @@ def _absent(analysis: Analysis) -> list[str]:
 
 
 def _accuracy(analysis: Analysis) -> list[str]:
-    read = {v: values for v in analysis.ablation.variants if (values := analysis.accuracies(v))}
+    ordered = any(analysis.order_accuracies(v) for v in analysis.ablation.variants)
+    of, name = (analysis.order_accuracies, "order accuracy") if ordered else (analysis.accuracies, "token accuracy")
+    if ordered and not math.isnan(analysis.blind):
+        name += f" (at most {percent(analysis.blind)} without the order)"
+    read = {v: values for v in analysis.ablation.variants if (values := of(v))}
     read = {v: values for v, values in read.items() if not analysis.untrained(v)}
     if not read:
         return []
     order = sorted(read, key=lambda variant: -sum(read[variant]) / len(read[variant]))
     if len(order) <= 2 * FEW:
-        return [f"token accuracy ends at {listed([f'{extent(read[v], percent)} in {v}' for v in order])}"]
+        said = [f"{name} ends at {listed([f'{extent(read[v], percent)} in {v}' for v in order])}"]
+        return said + (_reads_the_order(analysis, read, order) if ordered else [])
     low, high = (f"{extent(read[variant], percent)} ({variant})" for variant in (order[-1], order[0]))
-    return [f"token accuracy ends between {low} and {high}"]
+    return [f"{name} ends between {low} and {high}"]
+
+
+def _reads_the_order(analysis: Analysis, read: Mapping[str, Sequence[float]], variants: Sequence[str]) -> list[str]:
+    """Which of them have an order accuracy whose interval lies above what is had without the order."""
+    above = [v for v in variants if t_interval(read[v])[0] > analysis.blind]
+    others = [v for v in variants if v not in above]
+    if math.isnan(analysis.blind) or all(len(values) < 2 for values in read.values()):
+        return []
+    shown = f"so {listed(above)} read{'s' * (len(above) == 1)} by the order" if above else ""
+    not_shown = f"it is not shown that {listed(others)} do{'es' * (len(others) == 1)}" if others else ""
+    if not above:
+        not_shown = f"it is not shown that {listed(others)} read{'s' * (len(others) == 1)} by the order"
+    return [f"{', and '.join(filter(None, (shown, not_shown)))} (95 % t intervals over seeds)"]
 
 
 def _loss(analysis: Analysis) -> list[str]:
@@ -137,10 +155,10 @@ def _few(tested: list[Difference], at: str) -> str:
     said = [_difference(d) for d in tested if d not in alike]
     if alike:
         pairs = "; ".join(f"{_pair(d)}, {_chance(d)}" for d in alike)
-        could = sorted(abs(d.smallest) for d in alike)
+        could = [abs(d.smallest) for d in alike]
         said.append(
             f"no difference is shown for {listed([d.variant for d in alike])} ({pairs}; the smallest n = "
-            f"{min(d.n for d in alike)} could have shown is {could[0]:.2g} to {could[-1]:.2g})"
+            f"{min(d.n for d in alike)} could have shown is {_between(could)})"
         )
     return f"on validation loss{at} {'; '.join(said)}"
 
@@ -156,6 +174,11 @@ def _difference(d: Difference) -> str:
     if d.p < 0.05:
         return f"{pair} ({p_value(d.p)}) does not stand after correction for the number of comparisons ({could})"
     return f"no difference is shown for {d.variant} ({pair}, {p}; {could}, and the observed one is not beyond it)"
+
+
+def _between(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _pair(d: Difference) -> str:

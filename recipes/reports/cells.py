@@ -12,7 +12,7 @@ ENDED = ("finished", "diverged", "failed")
 NUMBERS = (
     "val_loss", "params", "flops_per_token", "step_ms", "tokens_per_s", "peak_memory_mb",
     "gain_forward", "gain_backward", "gain_forward_max", "gain_backward_max",
-    "tokens", "tokens_per_step", "seconds", "step_ms_p10", "step_ms_p90", "val_accuracy",
+    "tokens", "tokens_per_step", "seconds", "step_ms_p10", "step_ms_p90", "val_accuracy", "val_order_accuracy",
 )  # fmt: skip
 # what the data say of how a page is read
 DATA = ("visual_tokens", "answer_tokens_per_visual_token")
@@ -63,9 +63,9 @@ class Cell:
         recorded = number(self.record.get(name))
         if not math.isnan(recorded) or self.status == "failed":
             return recorded
-        if name in DATA:
+        if name in (*DATA, "blind_order_accuracy"):
             return number((self.environment.get("data") or {}).get(name))
-        source = {"val_loss": "val/loss", "val_accuracy": "val/accuracy"}
+        source = {name: name.replace("_", "/", 1) for name in ("val_loss", "val_accuracy", "val_order_accuracy")}
         source |= {"gain_forward": GAIN + "forward", "gain_backward": GAIN + "backward"}
         series = self.series(source.get(name.removesuffix("_max"), "")).dropna()
         if series.empty:

@@ -48,7 +48,7 @@ def _picture(name: str) -> str:
         "loss.png": "training and validation loss by variant, and the paired difference to the baseline",
         "gain_by_depth.png": "composite forward and backward gain by depth, log scale",
         "gain_by_step.png": "composite forward and backward gain over training, log scale",
-        "tokens.png": "token accuracy by visual tokens, and by answer tokens for each of them",
+        "tokens.png": "accuracy by visual tokens, and by answer tokens for each of them",
         "query_order.png": "a page with the path of the queries on it, a panel for each variant",
         "cost.png": "step time over the baseline's against validation loss",
     }
@@ -59,6 +59,7 @@ def _headline(analysis: Analysis) -> str:
     rows = []
     one_axis = len(analysis.ablation.axes) < 2
     read = any(analysis.accuracies(variant) for variant in analysis.ablation.variants)
+    ordered = any(analysis.order_accuracies(variant) for variant in analysis.ablation.variants)
     pages = any(not math.isnan(analysis.median(variant, DATA[0])) for variant in analysis.ablation.variants)
     for variant in analysis.ablation.variants:
         d = analysis.difference(variant)
@@ -66,6 +67,7 @@ def _headline(analysis: Analysis) -> str:
         row = [variant, f"{len(analysis.ablation.of(variant, 'finished'))}/{analysis.ablation.planned(variant)}"]
         row.append(spread(list(analysis.losses.get(variant, {}).values())) + mark)
         row += [_accuracy(analysis.accuracies(variant))] if read else []
+        row += [_accuracy(analysis.order_accuracies(variant))] if ordered else []
         row += [significant(analysis.median(variant, name)) for name in DATA] if pages else []
         if one_axis:
             row.append((f"{signed(d.mean)} ({p_value(d.p)})" if d.n > 1 else signed(d.mean)) if d else NONE)
@@ -74,11 +76,16 @@ def _headline(analysis: Analysis) -> str:
         row += [significant(analysis.median(variant, name)) for name in ("step_ms", "tokens_per_s", "peak_memory_mb")]
         rows.append(row)
     header = ["variant", "finished", "val loss", *(["token accuracy"] if read else [])]
+    header += ["order accuracy"] if ordered else []
     header += ["visual tokens", "answer tokens a visual token"] if pages else []
     header += [f"minus {analysis.ablation.baseline}"] if one_axis else []
     header += ["gain forward", "gain backward"] if analysis.mixes else []
     header += ["step ms", "tokens/s", "peak MB"]
-    return table(header, rows)
+    text = (
+        "\n\nOrder accuracy is that of the tokens which the order of the page decides, and not what was read before"
+        + ("." if math.isnan(analysis.blind) else f"; without the order at most {percent(analysis.blind)} are right.")
+    )
+    return table(header, rows) + (text if ordered else "")
 
 
 def _losses(analysis: Analysis) -> str:

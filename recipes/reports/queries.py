@@ -37,7 +37,7 @@ def section(analysis: Analysis) -> list[str]:
         return []
     rows = []
     for variant in variants:
-        cells = _finished(analysis, variant)
+        cells = [cell for cell in _finished(analysis, variant) if _has(cell)]
         rows.append([variant, str(len(cells)), *(_spread(_values(cells, *column)) for column in COLUMNS.values())])
     raster = [value for variant in variants for value in _values(_finished(analysis, variant), "raster", -1)]
     text = (
@@ -46,20 +46,19 @@ def section(analysis: Analysis) -> list[str]:
         f"{_spread(raster)}; in the third column the raster order of what each query looks at is partialled out. "
         "Exchanged: with two columns of the page exchanged, the correlation with the order of the blocks where they "
         "now are (content) and where they were (place). Shuffled: the relative change of the features, and the nats "
-        "per token that the loss rises by, when queries change places. A variant without a number has no queries of "
-        "which this could be asked."
+        "per token that the loss rises by, when queries change places. Without queries, features come row by row, and "
+        "nothing is changed."
     )
     return ["## Order of the queries", _sentence(analysis, variants), table(["variant", "n", *COLUMNS], rows), text]
 
 
 def picture(analysis: Analysis, path: Path) -> str | None:
     """The paths on one page, a panel for each variant: its first finished cell's."""
-    found = {
-        variant: cell.folder / PICTURE
+    drawn = {
+        variant: next((cell for cell in _finished(analysis, variant) if (cell.folder / PICTURE).exists()), None)
         for variant in analysis.ablation.variants
-        for cell in _finished(analysis, variant)[:1]
-        if (cell.folder / PICTURE).exists()
     }
+    found = {variant: cell for variant, cell in drawn.items() if cell is not None}
     if not found:
         return "no path of queries was drawn"
     rows = -(-len(found) // ABREAST)
@@ -68,10 +67,10 @@ def picture(analysis: Analysis, path: Path) -> str | None:
     made, panels = style.figure(min(len(found), ABREAST), title, **shape)
     for axes in panels:
         axes.set_axis_off()
-    for axes, (variant, file) in zip(panels, found.items(), strict=False):
-        axes.imshow(imread(file))
+    for axes, (variant, cell) in zip(panels, found.items(), strict=False):
+        axes.imshow(imread(cell.folder / PICTURE))
         axes.set_title(variant)
-    seeds = sorted({cell.seed for variant in found for cell in _finished(analysis, variant)[:1]})
+    seeds = sorted({cell.seed for cell in found.values()})
     style.save(
         made, path, f"seed {listed([str(seed) for seed in seeds])}, last probe, the page that a raster scan reads worst"
     )
@@ -81,8 +80,8 @@ def picture(analysis: Analysis, path: Path) -> str | None:
 def _sentence(analysis: Analysis, variants: list[str]) -> str:
     groups: dict[str, list[str]] = {"": [], "no": [], "untested": []}
     for variant in variants:
-        values = _values(_finished(analysis, variant), "beyond_raster", -1)
-        if values:
+        cells = [cell for cell in _finished(analysis, variant) if not cell.series(PREFIX + "shuffled/output").empty]
+        if values := _values(cells, "beyond_raster", -1):
             low, high = t_interval(values)
             group = "untested" if len(values) < 2 else "" if low > 0 or high < 0 else "no"
             groups[group].append(f"{variant} ({_spread(values)}, n = {len(values)})")
@@ -90,10 +89,11 @@ def _sentence(analysis: Analysis, variants: list[str]) -> str:
         "": "the order of the queries correlates with the reading order beyond a raster scan in",
         "no": "no such correlation is shown in" if groups[""] else "no correlation of the order of the queries with "
         "the reading order beyond a raster scan is shown in",
-        "untested": "with n = 1 it is not tested in",
+        "untested": "with n = 1 the order of the queries is not tested in",
     }  # fmt: skip
     text = "; ".join(f"{says[group]} {listed(names)}" for group, names in groups.items() if names)
-    return f"**{text[0].upper()}{text[1:]} (95 % t interval over seeds).**" if text else ""
+    tested = " (95 % t intervals over seeds, one for each variant)" if groups[""] or groups["no"] else ""
+    return f"**{text[0].upper()}{text[1:]}{tested}.**" if text else ""
 
 
 def _finished(analysis: Analysis, variant: str) -> list[Cell]:

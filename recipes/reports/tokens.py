@@ -26,11 +26,13 @@ def picture(analysis: Analysis, path: Path) -> str | None:
     for cell in cells:
         lines.setdefault(_rest(analysis, cell), []).append(cell)
     counts = sorted({cell.value(TOKENS) for cell in cells})
+    ordered = not any(np.isnan(cell.value("val_order_accuracy")) for cell in cells)
+    what = "val_order_accuracy" if ordered else "val_accuracy"
     hues = style.colours(list(lines), next(iter(lines)))
     made, (panel,) = style.figure(1, f"{analysis.ablation.name}: accuracy by visual tokens", width=6.2, height=4.0)
     ends = {}
     for name, of in lines.items():
-        points = pd.DataFrame({"x": [c.value(TOKENS) for c in of], "y": [c.value("val_accuracy") for c in of]})
+        points = pd.DataFrame({"x": [cell.value(TOKENS) for cell in of], "y": [cell.value(what) for cell in of]})
         spread = points.groupby("x").y.agg(["mean", "min", "max"])
         panel.fill_between(spread.index, spread["min"], spread["max"], color=hues[name], alpha=0.18, lw=0)
         panel.plot(points.x, points.y, ".", color=hues[name], markersize=4, alpha=0.6)
@@ -40,7 +42,10 @@ def picture(analysis: Analysis, path: Path) -> str | None:
     panel.xaxis.set(major_locator=FixedLocator(counts), minor_locator=NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-    panel.set(xlabel="visual tokens", ylabel="token accuracy")
+    panel.set(xlabel="visual tokens", ylabel="order accuracy" if ordered else "token accuracy")
+    if ordered and np.isfinite(analysis.blind):
+        panel.axhline(analysis.blind, color=style.BASELINE, linewidth=1, linestyle=":")
+        panel.annotate("without the order", (counts[0], analysis.blind), (0, 3), textcoords="offset points", fontsize=8)
     if len(lines) > 1:
         style.label_ends({panel: ends})
     ratios = {cell.value(TOKENS): cell.value(RATIO) for cell in cells}

@@ -21,6 +21,7 @@ from recipes.documents.tree import Footnote, Rank
 
 CORPUS = Corpus("\n".join(topics.values()))
 SMALL = Contents(text_size=8)
+BARE = Contents(text_size=13, blocks=1, words=1, title=0, running=0, sidebar=0, footnotes=0)
 
 
 def same(first, second) -> bool:
@@ -172,9 +173,11 @@ def test_bad_input():
         Generator(CORPUS, 0, 200, 0)
     with pytest.raises(ValueError, match="96 x 96 pixels is too small"):
         Generator(CORPUS, 0, 96, 96, Contents(text_size=13))
-    assert Generator(CORPUS, 0, 96, 96, Contents(text_size=13, blocks=1, words=1, title=0)).pages([0])[0].markdown
+    assert Generator(CORPUS, 0, 96, 96, BARE).pages([0])[0].markdown
     with pytest.raises(ValueError, match="96 x 70 pixels is too small"):
-        Generator(CORPUS, 0, 96, 70, Contents(text_size=13, blocks=1))
+        Generator(CORPUS, 0, 96, 70, BARE)
+    with pytest.raises(ValueError, match="96 x 96 pixels is too small"):
+        Generator(CORPUS, 0, 96, 96, replace(BARE, title=1))
     with pytest.raises(ValueError, match=r"mode must be one of prose, .* got 'none'"):
         Generator(CORPUS, 0, mode="none")
     with pytest.raises(ValueError, match="degradation must be from 0 to 1, got 2"):

@@ -74,6 +74,30 @@ def text(tmp_path_factory):
     return str(path)
 
 
+def test_what_the_order_alone_decides():
+    task = RankedColumns(rows=4, columns=4, gaps=True)
+    data = pages(task)
+    batch = data._batch([data.held_out(0), data.page(0, level=2), data.page(1, level=1)])
+    for row, (_, answer) in enumerate((data.held_out(0), data.page(0, level=2), data.page(1, level=1))):
+        # first digits of all columns but the last, three digits each
+        firsts = [answer[k] for k in range(0, len(answer) - 4, 3)]
+        assert batch.labels[row][batch.deciding[row]].tolist() == firsts
+    assert pages(ScatteredDigits(rows=3, digits=4))._batch([pages().held_out(0)]).deciding is None
+
+
+@pytest.mark.parametrize("columns", [2, 3, 4])
+def test_what_can_be_read_without_the_order(columns):
+    """Each page's commonest first digit among the columns that are left, over all draws of digits."""
+    shares = []
+    for left in range(2, columns + 1):
+        counts = [max(map(digits.count, digits)) / left for digits in itertools.product(range(10), repeat=left)]
+        shares.append(sum(counts) / len(counts))
+    task = RankedColumns(rows=4, columns=columns)
+    assert task.blind == pytest.approx(sum(shares) / len(shares))
+    assert pages(task).summary()["blind_order_accuracy"] == task.blind
+    assert "blind_order_accuracy" not in pages().summary()
+
+
 def test_text_is_real_words_are_words_and_letters_are_anything(text):
     clean = "the stream once read mixed is written rows of it "
     for kind, more in ((RunningText, {"path": text}), (RandomWords, {"path": text}), (RandomLetters, {})):

@@ -162,6 +162,24 @@ def test_accuracy_is_over_all_tokens(network):
     assert sum(float(share) * size for share, size in logged) == pytest.approx(right)
 
 
+def test_accuracy_where_the_order_decides(network):
+    made, logged, one = module(network), {}, batch()
+    made.log_dict = lambda *_, **__: None
+    made.log = lambda name, value, batch_size, **_: logged.update({name: (float(value), batch_size)})
+    made.validation_step(one, 0)
+    assert not logged
+    places = (one.labels >= 0).nonzero()[::4]
+    deciding = torch.zeros_like(one.mask)
+    deciding[places[:, 0], places[:, 1]] = True
+    labels = one.labels.clone()
+    chosen = network(one.tokens, one.images).argmax(-1)
+    row, column = places[0].tolist()
+    labels[deciding] = (chosen[deciding] + 1) % 272
+    labels[row, column] = chosen[row, column]
+    made.validation_step(one._replace(labels=labels, deciding=deciding), 0)
+    assert logged == {"val/order_accuracy": (pytest.approx(1 / len(places)), len(places))}
+
+
 def test_budget_leaves_model_and_random_state_alone(network):
     before = torch.get_rng_state()
     budget = module(network).budget(128, VIEWS)

@@ -51,6 +51,28 @@ def test_accuracy_stands_beside_the_loss(tmp_path):
     assert rows[(rows.variant == "clip") & (rows.seed == 1)].val_accuracy.item() == 0.61
 
 
+def test_order_accuracy_stands_beside_it_with_what_is_had_without_the_order(tmp_path):
+    folder = write(tmp_path / "encoders")
+    for cell in folder.glob("*/seed-*"):
+        record = json.loads((cell / "status.json").read_text())
+        (cell / "status.json").write_text(json.dumps(record | {"val_order_accuracy": record["val_accuracy"] - 0.1}))
+        about = json.loads((cell / "environment.json").read_text())
+        about["data"]["blind_order_accuracy"] = 0.4545
+        (cell / "environment.json").write_text(json.dumps(about))
+    said = answer(analyse(read_ablation(folder)))
+    assert "order accuracy (at most 45.5 % without the order) ends at 81.0 % [80.0 % to 82.0 %] in flow" in said
+    assert "so flow and clip read by the order (95 % t intervals over seeds)" in said
+    for seed, value in enumerate((0.40, 0.47, 0.46)):
+        path = folder / "clip" / f"seed-{seed}" / "status.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"val_order_accuracy": value}))
+    said = answer(analyse(read_ablation(folder)))
+    assert "so flow reads by the order, and it is not shown that clip does (95 % t intervals over seeds)" in said
+    write_report(folder)
+    text = (folder / "report.md").read_text()
+    assert "and not what was read before; without the order at most 45.5 % are right." in text
+    assert "| 91.0 ± 1.0 % (n = 3) | 81.0 ± 1.0 % (n = 3) |" in text
+
+
 def test_what_did_not_train_has_no_accuracy_to_compare(tmp_path):
     said = answer(analyse(read_ablation(write(tmp_path / "encoders"))))
     assert "token accuracy ends at 91.0 % [90.0 % to 92.0 %] in flow and 61.0 % [60.0 % to 62.0 %] in clip;" in said
@@ -74,7 +96,7 @@ def test_the_order_of_the_queries_has_its_section(tmp_path):
             with (cell / "metrics.csv").open("a") as file:
                 for step, mass in ((0, before), (200, after)):
                     file.write(f"{step},query_order/mass,{mass}\n{step},query_order/beyond_raster,{sign * beyond}\n")
-                    file.write(f"{step},query_order/raster,0.25\n")
+                    file.write(f"{step},query_order/raster,0.25\n{step},query_order/shuffled/output,1.25\n")
     Image.new("RGB", (40, 40), "white").save(folder / "flow" / "seed-0" / "query_order_0.png")
     write_report(folder)
     text = (folder / "report.md").read_text()
@@ -84,7 +106,7 @@ def test_the_order_of_the_queries_has_its_section(tmp_path):
     )
     rows = [line for line in text.split("## Order of the queries")[1].splitlines() if line.startswith("| flow")]
     cells = [cell.strip() for cell in rows[0].strip("|").split("|")]
-    assert cells == ["flow", "3", "0.00 ± 0.06", "0.62 ± 0.02", "0.42 ± 0.02", "–", "–", "–", "–"]
+    assert cells == ["flow", "3", "0.00 ± 0.06", "0.62 ± 0.02", "0.42 ± 0.02", "–", "–", "1.25 ± 0.00", "–"]
     assert "| mbart" not in text.split("## Order of the queries")[1].split("## Cost")[0]
     assert "![a page with the path of the queries on it, a panel for each variant](query_order.png)" in text
     assert (folder / "query_order.png").exists()
@@ -107,7 +129,7 @@ def test_accuracy_is_drawn_against_visual_tokens_where_they_differ(tmp_path):
         (cell / "environment.json").write_text(json.dumps(about))
     write_report(folder)
     assert (folder / "tokens.png").exists()
-    assert "![token accuracy by visual tokens" in (folder / "report.md").read_text()
+    assert "![accuracy by visual tokens" in (folder / "report.md").read_text()
 
 
 def test_without_streams_there_is_no_gain_to_show(tmp_path):
