@@ -156,8 +156,10 @@ def _few(tested: list[Difference], at: str) -> str:
     if alike:
         pairs = "; ".join(f"{_pair(d)}, {_chance(d)}" for d in alike)
         could = [abs(d.smallest) for d in alike]
+        one = len({d.reference for d in tested}) == 1
+        which = listed([d.variant for d in alike]) if one else f"{'other ' * bool(said)}pairs"
         said.append(
-            f"no difference is shown for {listed([d.variant for d in alike])} ({pairs}; the smallest n = "
+            f"no difference is shown for {which} ({pairs}; the smallest n = "
             f"{min(d.n for d in alike)} could have shown is {_between(could)})"
         )
     return f"on validation loss{at} {'; '.join(said)}"
