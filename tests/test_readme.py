@@ -38,6 +38,10 @@ def test_every_make_target_and_configuration_named_in_the_readme_exists():
     assert all((ROOT / path).exists() for path in configurations)
 
 
+def test_nothing_is_left_to_fill_in():
+    assert not re.findall(r"^\s*[A-Z]{4,}\s*$", README, flags=re.MULTILINE)
+
+
 def test_every_picture_in_the_readme_exists():
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
     assert pictures
