@@ -73,8 +73,8 @@ def _main(options: Options) -> int:
     return 1 if outcome.broken or broken else 0
 
 
-def _compare_formulas(options: Options, outcome: Outcome) -> tuple[dict[str, int], list[str]]:
-    """Draw and compare the formulas; returns what could not be drawn, by page, and why CDM is left out where it is."""
+def _compare_formulas(options: Options, outcome: Outcome) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Draw and compare the formulas; returns what was not drawn, by reason and page, and why CDM is left out."""
     if not options.cdm:
         return {}, ["CDM is left out: --no-cdm was given"]
     try:
@@ -100,12 +100,15 @@ def _write(options: Options, scores: dict, outcome: Outcome, broken: list[str], 
         raise UserError(f"--output: {options.output} cannot be written ({error.strerror or error})") from error
 
 
-def _notes(console: Console, outcome: Outcome, strangers: list[str], undrawn: dict[str, int]) -> None:
+def _notes(console: Console, outcome: Outcome, strangers: list[str], undrawn: dict[str, dict[str, int]]) -> None:
     for names, what in (
         (outcome.missing, "without a prediction, in no average as in the benchmark"),
         (strangers, "of no page in the truth, not scored"),
         (list(outcome.broken), "broken, in no average"),
-        (list(undrawn), f"with {sum(undrawn.values())} formulas that TeX cannot draw, of score 0"),
+        *(
+            (list(pages), f"with {sum(pages.values())} formulas {reason}, of score 0")
+            for reason, pages in undrawn.items()
+        ),
     ):
         if names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

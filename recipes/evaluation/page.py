@@ -52,7 +52,7 @@ class PageScores:
         tables: TEDS and TEDS-S of each table of the truth.
         has_text: whether any text was compared.
         formulas: each displayed formula's prediction, which may be empty, and truth, in LaTeX.
-        cdm: of each of these, None where formulas are not drawn.
+        cdm: of each of these but for empty pairs, None where formulas are not drawn.
     """
 
     text: Tally = field(default_factory=Tally)
@@ -123,9 +123,9 @@ def _score_running(scores: PageScores, running: list[Block], pieces: list[Piece]
             placed.append((orders, first and first.position))
         elif first is None or first.is_formula:
             scores.formula.add(prediction, truth)
-            # several are drawn in one line, as the benchmark joins them
-            found_latex = " ".join(inside(lines[index].content) for index in found.lines)
-            scores.formulas.append((found_latex, " ".join(inside(blocks[index].content) for index in found.blocks)))
+            # several are drawn beside one another, as the benchmark joins them, and a comment ends with its own
+            found_latex = "\n".join(inside(lines[index].content) for index in found.lines)
+            scores.formulas.append((found_latex, "\n".join(inside(blocks[index].content) for index in found.blocks)))
         else:
             text = latex_to_text(_together([blocks[index].content for index in found.blocks]))
             scores.text_of_formulas.add(prediction, letters(text) or text)

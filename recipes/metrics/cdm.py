@@ -7,19 +7,20 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from recipes.metrics.characters import compare_formulas
-from recipes.metrics.formula_drawing import find_engine
+from recipes.metrics.formula_drawing import check_engine, find_engine
 
 
 class CDM(Metric):
     """Means over formulas, in [0, 1]: `cdm` (F1), `precision` and `recall` of the symbols, `exact_match` (ExpRate@CDM).
 
-    A pair of empty formulas is not counted; one with a formula that TeX cannot draw is 0.
+    A pair of empty formulas is not counted; one with a formula that TeX cannot draw, or not in time, is 0.
 
     Args:
-        engine: pdflatex, xelatex or lualatex; the first that is there by default.
+        engine: pdflatex or xelatex; the first that is there by default.
 
     Raises:
         TeXError: there is no TeX, or it lacks a package.
+        ValueError: another engine.
     """
 
     full_state_update = False
@@ -30,7 +31,7 @@ class CDM(Metric):
 
     def __init__(self, *, engine: str | None = None, **options: object) -> None:
         super().__init__(**options)
-        self.engine = engine or find_engine()
+        self.engine = check_engine(engine) if engine else find_engine()
         self.add_state("totals", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 

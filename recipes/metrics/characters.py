@@ -46,11 +46,19 @@ _FIRST = {name: names[0] for names in _ALIKE for name in names}
 
 @dataclass(frozen=True)
 class Agreement:
-    """Symbols that agree, out of those of the prediction and of the truth."""
+    """Symbols that agree, out of those of the prediction and of the truth.
+
+    Attributes:
+        matched: symbols of both.
+        predicted: of the prediction.
+        true: of the truth.
+        late: TeX took too long to draw one of the two, which has no symbols then.
+    """
 
     matched: int
     predicted: int
     true: int
+    late: bool = False
 
     @property
     def precision(self) -> float:
@@ -92,7 +100,7 @@ def agree(prediction: Drawing | None, truth: Drawing | None) -> Agreement:
     """Compare two drawings, None for a formula that has none."""
     predicted, true = (len(drawing.names) if drawing else 0 for drawing in (prediction, truth))
     if prediction is None or truth is None or not predicted or not true:
-        return Agreement(0, predicted, true)
+        return Agreement(0, predicted, true, any(drawing.late for drawing in (prediction, truth) if drawing))
     tokens = _token_cost(truth.names, prediction.names)
     cost = tokens + _POSITION * _position_cost(truth, prediction) + _ORDER * _order_cost(true, predicted)
     rows, columns = linear_sum_assignment(cost)

@@ -97,7 +97,8 @@ DELIMITERS = {
 # environments that are followed by an argument of their own
 WITH_COLUMNS = frozenset(("array", "tabular", "alignat", "alignedat"))
 
-# reaches beyond the formula: files, definitions, the document
+# reaches beyond the formula: files, definitions, the document. TeX gets none but the commands of these lists and of
+# formula_names; what has one of these is no formula
 FORBIDDEN = frozenset((
     "\\input", "\\include", "\\openin", "\\openout", "\\read", "\\readline", "\\write", "\\immediate", "\\special",
     "\\def", "\\gdef", "\\edef", "\\xdef", "\\let", "\\futurelet", "\\global", "\\long", "\\newcommand",
@@ -106,4 +107,5 @@ FORBIDDEN = frozenset((
     "\\pdfliteral", "\\includegraphics", "\\hoffset", "\\voffset", "\\dump", "\\batchmode", "\\errorstopmode",
     "\\scrollmode", "\\nonstopmode", "\\begingroup", "\\endgroup", "\\bgroup", "\\egroup", "\\stop", "\\endinput",
     "\\newpage", "\\clearpage", "\\halign", "\\valign", "\\noalign", "\\afterassignment", "\\aftergroup",
+    "\\latelua", "\\luaexec", "\\luadirect", "\\typeout", "\\message", "\\scantokens", "\\newwrite", "\\newread",
 ))  # fmt: skip

@@ -1,7 +1,7 @@
 """Formulas drawn by TeX, many in one document and each on a page of its own, and where their symbols are.
 
 TeX runs without its shell, in a temporary folder, for a limited time. As in the benchmark's own tool it goes on after
-an error, so that an unknown command is merely not drawn; formulas with errors are drawn in a document of their own.
+an error; formulas with errors are drawn in a document of their own.
 """
 
 import os
@@ -19,7 +19,7 @@ from scipy.ndimage import find_objects
 
 from recipes.metrics.formula_parts import Formula, visible
 
-ENGINES = ("pdflatex", "xelatex", "lualatex")
+ENGINES = ("pdflatex", "xelatex")
 # what the benchmark draws with: the consistency of positions is judged in these pixels
 DOTS_PER_INCH = 200
 MARGIN = 8
@@ -33,7 +33,6 @@ _BEGIN = r"""
 \usepackage{amsmath,amssymb,color}
 \newcommand\maybe[1]{\IfFileExists{#1.sty}{\usepackage{#1}}{}}
 \maybe{upgreek}\maybe{cancel}
-\ifdefined\pdfpagewidth\else\let\pdfpagewidth\pagewidth\let\pdfpageheight\pageheight\fi
 \newcommand\page{\hoffset=-1in\voffset=-1in
 \pdfpagewidth=\dimexpr\wd0+8pt\relax\pdfpageheight=\dimexpr\ht0+\dp0+8pt\relax
 \shipout\vbox{\kern4pt\hbox{\kern4pt\box0\kern4pt}\kern4pt}}
@@ -65,11 +64,13 @@ class Drawing:
         names: of each, in the order of the LaTeX.
         boxes: left, top, right, bottom in pixels [n, 4].
         size: width and height of the drawing, with a margin around its ink.
+        late: nothing was drawn, for TeX took longer than `TIMEOUT`.
     """
 
     names: tuple[str, ...]
     boxes: np.ndarray
     size: tuple[int, int]
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,19 @@ class _Run:
     pages: list[Drawing | None]
     wrong: list[int]
     complaint: str
+    late: bool = False
+
+
+def check_engine(engine: str) -> str:
+    """The engine.
+
+    Raises:
+        ValueError: formulas are not drawn with it.
+    """
+    if engine not in ENGINES:
+        lua = " (lualatex would run programs that a formula brings along)" if "lua" in engine else ""
+        raise ValueError(f"engine: {engine} is none of {' and '.join(ENGINES)}{lua}; give one of these")
+    return engine
 
 
 def find_engine() -> str:
@@ -98,15 +112,19 @@ def find_engine() -> str:
 
 
 def draw(formulas: Sequence[Formula], engine: str) -> list[Drawing | None]:
-    """Draw formulas with an engine; None for those of which TeX makes no page."""
+    """Draw formulas with an engine; None for those of which TeX makes no page.
+
+    Raises:
+        ValueError: an engine that formulas are not drawn with.
+    """
     if not formulas:
         return []
-    run = _run(formulas, engine)
+    run = _run(formulas, check_engine(engine))
     complete = len(run.pages) == len(formulas)
     if complete and (len(formulas) == 1 or not run.wrong):
         return run.pages
     if len(formulas) == 1:
-        return [None]
+        return [Drawing((), np.empty((0, 4)), (0, 0), late=True) if run.late else None]
     found: list[Drawing | None] = [None] * len(formulas)
     wrong = set(run.wrong)
     rest = [index for index in range(len(formulas)) if index not in wrong]
@@ -155,7 +173,7 @@ def _run(formulas: Sequence[Formula], engine: str) -> _Run:
             ended = False
         wrong, complaint = _complaints(folder / "formulas.log")
         pages = _pages(folder / "formulas.pdf", formulas) if ended else []
-        return _Run(pages, wrong, complaint if ended else f"it took longer than {TIMEOUT} s")
+        return _Run(pages, wrong, complaint if ended else f"it took longer than {TIMEOUT} s", not ended)
 
 
 def _complaints(log: Path) -> tuple[list[int], str]:

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# characters that are none of LaTeX's own
+from recipes.metrics.formula_names import SYMBOLS
+
+# LaTeX's own characters, and how those that a formula may show are written
+_SPECIAL = frozenset("\\{}$#%&^_~'")
 _ESCAPES = {"^": "\\^{}", "_": "\\_", "#": "\\#", "&": "\\&"}
 _LEVELS = 256
 
@@ -60,12 +63,17 @@ class Formula:
 
 def visible(token: str) -> Parts:
     """A token of mathematics."""
-    return [Symbol(token), f"{{{_ESCAPES.get(token, token)}}}"]
+    return [Symbol(token), f"{{{_latex(token)}}}"]
 
 
 def written(token: str) -> Parts:
     """A token of a text."""
-    return [Symbol(token, "\\textcolor"), f"{{{_ESCAPES.get(token, token)}}}"]
+    return [Symbol(token, "\\textcolor"), f"{{{_latex(token)}}}"]
+
+
+def is_plain(token: str) -> bool:
+    """Whether it is a character of no meaning to LaTeX, or a command that draws one symbol."""
+    return token in SYMBOLS if len(token) != 1 else token not in _SPECIAL
 
 
 def letters(word: str) -> Parts:
@@ -89,4 +97,16 @@ def delimiter(side: str, token: str) -> Parts:
     r"""A `\left`, `\middle` or `\right`: its colour is that of the group it stands in, for no other may end before."""
     if token == ".":
         return [f"{side}."]
-    return [Symbol(side + token, "\\color"), f"{side}{token}\\color{{black}}"]
+    return [Symbol(side + token, "\\color"), f"{side}{_latex(token) or '.'}\\color{{black}}"]
+
+
+def sized(command: str, token: str) -> Parts:
+    r"""A delimiter after `\big` or another of its sizes."""
+    return [Symbol(command + token), f"{{{command}{_latex(token) or '.'}}}"]
+
+
+def _latex(token: str) -> str:
+    """What TeX gets of a token: nothing of a command that is not known to draw one symbol and no more."""
+    if token.startswith("\\"):
+        return token if token in SYMBOLS else ""
+    return _ESCAPES.get(token, token)

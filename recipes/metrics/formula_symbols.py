@@ -15,14 +15,17 @@ from recipes.metrics.formula_parts import (
     Symbol,
     delimiter,
     fraction,
+    is_plain,
     letters,
     operator,
+    sized,
     visible,
     written,
 )  # fmt: skip
 
 _TOKEN = re.compile(r"\\(?:operatorname|hspace|vspace|tag)\*|\\[A-Za-z]+|\\\\\*?|\\.|\s+|.", re.DOTALL)
-_COMMENT = re.compile(r"(?<!\\)%[^\n]*")
+# behind line breaks, but no percent sign of its own
+_COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*")
 _FENCE = re.compile(r"```(?:latex)?(.*?)(?:```|$)", re.DOTALL)
 _PAIRS = (("$$", "$$"), ("$", "$"), ("\\[", "\\]"), ("\\(", "\\)"))
 # full-width forms of ASCII but for LaTeX's own characters, and what stands for one
@@ -59,7 +62,10 @@ def inside(latex: str) -> str:
 
 class _Reader:
     def __init__(self, latex: str) -> None:
-        self.tokens = _TOKEN.findall(_COMMENT.sub("", latex).translate(_ASCII))
+        text = _COMMENT.sub(r"\1", latex).translate(_ASCII)
+        if "^^" in text:
+            raise FormulaError("^^ does more than to draw")
+        self.tokens = _TOKEN.findall(text)
         self.place = 0
 
     def formula(self) -> Parts:
@@ -218,9 +224,9 @@ class _Reader:
             return delimiter("\\middle", self._delimiter())
         if token in kinds.SIZES:
             bracket = self._delimiter()
-            return [Symbol(token + bracket), f"{{{token}{bracket}}}"] if bracket != "." else []
+            return sized(token, bracket) if bracket != "." else []
         if token == "\\not":
-            other = self._raw().strip()
+            other = self._single()
             return [Symbol(f"\\not{other}"), f"{{\\not{other}}}"]
         if token in ("\\operatorname", "\\operatorname*"):
             return operator(self._argument(), limits=token.endswith("*"))
@@ -260,13 +266,23 @@ class _Reader:
             if self._peek().isalpha():
                 self.place += 1
 
+    def _single(self) -> str:
+        """One symbol or space, in a group or not."""
+        token = self._raw().strip()
+        if not is_plain(token) and token not in kinds.SPACES:
+            raise FormulaError(f"\\not is followed by {token or 'nothing'}, which is not one symbol")
+        return token
+
     def _delimiter(self) -> str:
         token = self._next("a delimiter")
         if token == "{" and self.tokens[self.place + 1 : self.place + 2] == ["}"]:
             # \big{(}
             token = self._next()
             self.place += 1
-        return {"{": "\\{", "}": "\\}"}.get(token, token)
+        token = {"{": "\\{", "}": "\\}"}.get(token, token)
+        if not token.startswith("\\") and not is_plain(token):
+            raise FormulaError(f"{token} is no delimiter")
+        return token
 
     def _fenced(self) -> Parts:
         left = self._delimiter()

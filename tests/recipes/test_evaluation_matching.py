@@ -7,6 +7,7 @@ from test_evaluate import TABLE, block, cut, score
 
 from recipes.evaluation.matching import Line, Match, match
 from recipes.evaluation.pieces import take_apart
+from recipes.metrics.formula_symbols import read_formula
 
 IGNORED = frozenset({"header"})
 STORY = "the quick brown fox jumps over the lazy dog and runs into the dark wood where nobody has ever seen it again"
@@ -115,6 +116,18 @@ def test_a_text_that_a_column_cuts_is_joined():
     # a part of two pairs counts twice, as in the benchmark
     thrice = score(whole, *halves, relations=(cut(1, 2), cut(2, 3)))
     assert thrice.text.length > len("thefirsthalfandthesecondelse")
+
+
+def test_a_comment_of_a_formula_leaves_the_next_one():
+    whole, parts = (
+        r"\alpha=\beta+\gamma+\delta+\epsilon+\zeta",
+        (r"\alpha=\beta+\gamma % 1", r"+\delta+\epsilon+\zeta % 2"),
+    )
+    one = block(1, "equation_isolated", latex=whole)
+    several = [block(k, "equation_isolated", latex=part) for k, part in enumerate(parts, start=1)]
+    for found in score("\n\n".join(f"$$\n{part}\n$$" for part in parts), one), score(f"$${whole}$$", *several):
+        ((prediction, truth),) = found.formulas
+        assert read_formula(prediction).names == read_formula(truth).names == read_formula(whole).names
 
 
 def test_formulas_are_compared_as_latex_and_read_as_text_as_text():

@@ -13,7 +13,8 @@ from recipes.metrics import formula_drawing
 from recipes.metrics.cdm import CDM
 from recipes.metrics.characters import Agreement, compare_formulas
 from recipes.metrics.formula_drawing import TeXError, draw, find_engine
-from recipes.metrics.formula_parts import Formula
+from recipes.metrics.formula_names import SYMBOLS, TEXT_SYMBOLS
+from recipes.metrics.formula_parts import Formula, visible, written
 from recipes.metrics.formula_symbols import inside, read_formula
 
 try:
@@ -39,6 +40,10 @@ CASES = {
     (r"a \unheardof b", r"ab"): 1,
     (r"\frac{a", r"a"): 0,
     ("", r"a"): 0,
+    ("x=1 \\\\% first\n y=2", "x=1 \\\\% first\n y=2"): 1,
+    # TeX is asked for no more than symbols
+    (r"a \pdfobj{b} \write18{c}", r"a"): 0,
+    (r"a \pdfobj", r"a"): 1,
 }
 
 
@@ -46,6 +51,14 @@ CASES = {
 def test_formulas_are_compared_as_they_are_drawn():
     found = compare_formulas([*CASES], ENGINE)
     assert {pair: each.score for pair, each in zip(CASES, found, strict=True)} == pytest.approx(CASES)
+
+
+@pytest.mark.skipif(ENGINE != "pdflatex", reason="xelatex has other fonts")
+def test_every_known_symbol_is_one_of_tex():
+    names = sorted(name for name in SYMBOLS if name[1:3].lower() != "up" or name[1:] in ("uparrow", "Uparrow", "uplus"))
+    shown = [["\\text{", *written(name), "}"] if name in TEXT_SYMBOLS else visible(name) for name in names]
+    drawn = draw([Formula(tuple(parts)) for parts in shown], "pdflatex")
+    assert [name for name, drawing in zip(names, drawn, strict=True) if not drawing or drawing.names != (name,)] == []
 
 
 @needs_tex
@@ -85,7 +98,8 @@ def test_a_formula_that_breaks_the_document_breaks_no_other():
 @needs_tex
 def test_a_document_that_takes_too_long_is_given_up(monkeypatch):
     monkeypatch.setattr(formula_drawing, "TIMEOUT", 0.01)
-    assert draw([read_formula("a"), read_formula("b")], ENGINE) == [None, None]
+    assert [drawing.late for drawing in draw([read_formula("a"), read_formula("b")], ENGINE)] == [True, True]
+    assert compare_formulas([("a", "b")], ENGINE) == [Agreement(0, 0, 0, late=True)]
     with pytest.raises(TeXError, match=r"longer than 0.01 s"):
         find_engine()
 
@@ -167,17 +181,40 @@ def test_a_page_has_the_mean_of_its_formulas(monkeypatch):
         "half": Agreement(1, 2, 2),
         "broken": Agreement(0, 0, 4),
         "": Agreement(0, 0, 4),
+        "late": Agreement(0, 0, 4, late=True),
+        "empty": None,
     }
     monkeypatch.setattr(formulas, "compare_formulas", lambda pairs, engine: [made[pair[0]] for pair in pairs])
     pages = {
         "one": PageScores(formulas=[("same", "x"), ("half", "x"), ("broken", "x")]),
-        "two": PageScores(formulas=[("", "x")]),
-        "three": PageScores(),
+        "two": PageScores(formulas=[("", "x"), ("empty", "")]),
+        "three": PageScores(formulas=[("late", "x"), ("late", "x")]),
+        "four": PageScores(formulas=[("empty", "")]),
     }
     seen: list[str] = []
-    assert formulas.compare_pages(pages, "no engine", 1, seen.append) == {"one": 1}
-    assert [page.cdm for page in pages.values()] == [[1, 0.5, 0], [0], []]
-    assert seen == ["one", "one", "one", "two"]
+    assert formulas.compare_pages(pages, "no engine", 1, seen.append) == {
+        "that TeX cannot draw": {"one": 1}, "that TeX took longer than 30 s to draw": {"three": 2}
+    }  # fmt: skip
+    assert [page.cdm for page in pages.values()] == [[1, 0.5, 0], [0], [0, 0], []]
+    assert seen == ["one", "one", "one", "two", "two", "three", "three", "four"]
+
+
+@needs_tex
+def test_a_page_whose_formula_takes_too_long_is_named(folder, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("recipes.evaluate.find_engine", lambda: ENGINE)
+    monkeypatch.setattr(formula_drawing, "TIMEOUT", 0.01)
+    assert run(ONE, **PREDICTED) == 0
+    told = capsys.readouterr().out
+    assert "1 with 2 formulas that TeX took longer than 30 s to draw, of score 0: one.jpg" in told
+    assert "cannot draw" not in told
+
+
+def test_empty_pairs_are_in_no_average(folder, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("recipes.evaluate.find_engine", lambda: "no engine")
+    monkeypatch.setattr(formulas, "compare_formulas", lambda pairs, engine: [None for _ in pairs])
+    assert run(ONE, **PREDICTED) == 0
+    assert scores()["display_formula"]["cdm"] is None
+    assert "of score 0" not in capsys.readouterr().out
 
 
 @needs_tex
