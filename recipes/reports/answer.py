@@ -37,6 +37,9 @@ def _gain(analysis: Analysis) -> list[str]:
         return []
     if len(measured) > FEW:
         backward = {v: values for v in measured if (values := analysis.gains(v, "gain_backward"))}
+        if mixing and len(analysis.ablation.axes) > 1:
+            shown = f"the composite forward gain ends at {_by_first_axis(analysis, measured)}"
+            return [shown + (f", the backward gain at {_by_first_axis(analysis, backward)}" if backward else "")]
         text = f"the composite forward gain ends {_range(measured)}"
         return [text + (f", the backward gain {_range(backward)}" if backward else "")]
     parts = []
@@ -49,6 +52,14 @@ def _gain(analysis: Analysis) -> list[str]:
             asides.append(f"backward {extent(backward, gain)}")
         parts.append(text + (f" ({', '.join(asides)})" if asides else ""))
     return [f"the composite forward gain ends at {listed(parts)}"]
+
+
+def _by_first_axis(analysis: Analysis, gains: Mapping[str, Sequence[float]]) -> str:
+    """Mean and extent of the gains at each level of the first axis, whatever the others."""
+    axis, levels = next(iter(analysis.ablation.axes)), {}
+    for variant, values in gains.items():
+        levels.setdefault(analysis.ablation.levels(variant).get(axis, variant), []).extend(values)
+    return listed([f"{extent(values, gain)} in {level}" for level, values in levels.items()])
 
 
 def _range(gains: dict[str, list[float]]) -> str:

@@ -174,3 +174,15 @@ def test_variants_without_a_difference_are_said_together(tmp_path):
     assert said.count("no difference is shown") == 1
     assert "for one and two (one - base = +0.0167, p = 0.808, p = 1.000 after Holm; two - base = +0.0167, p" in said
     assert "the smallest n = 3 could have shown is 0.34)" in said
+
+
+def test_gains_of_a_grid_are_said_by_its_first_axis(tmp_path):
+    plan = "# Q?\nablation: {seeds: [0], axes: {topology: {hc: {}, mhc: {}}, encoder: {a: {}, b: {}, c: {}}}}\n"
+    folder = write_plan(tmp_path / "grid", plan)
+    gains = {"hc": (4.0, 9.0, 23.0), "mhc": (1.0, 1.0, 1.0)}
+    for topology, found in gains.items():
+        for encoder, value in zip("abc", found, strict=True):
+            axes = {"topology": topology, "encoder": encoder}
+            write_cell(folder, f"{topology}+{encoder}", 0, gain=value, backward=value, axes=axes)
+    said = answer(analyse(read_ablation(folder)))
+    assert "the composite forward gain ends at 12 [4 to 23] in hc and 1 in mhc, the backward gain at 12 [4 to" in said
