@@ -316,7 +316,9 @@ class _Reader:
     def _text(self) -> Parts:
         """A text's argument: every character that is no blank is a token."""
         if self._peek() != "{":
-            return self._character(self._next())
+            if (token := self._next()) == "}":
+                raise FormulaError("an argument is missing before }")
+            return self._character(token)
         self.place += 1
         parts: Parts = []
         while (token := self._next("}", blanks=True)) != "}":

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recipes.metrics.cdm import CDM
@@ -147,6 +147,8 @@ PIECES = (
 )  # fmt: skip
 
 
+@example(["\\text", "}"])
+@example(["\\hspace", "}"])
 @given(st.lists(st.sampled_from(PIECES), max_size=24))
 def test_any_text_is_a_formula_or_refused_and_its_groups_are_closed(pieces):
     try:
