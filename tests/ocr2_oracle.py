@@ -7,6 +7,14 @@ from torch import Tensor
 
 IMAGE_TOKEN = 7
 VOCABULARY = 101
+ENCODER = dict(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+)
 
 
 def tiny_oracle(seed: int = 0, std: float = 0.15):
@@ -25,14 +33,6 @@ def tiny_oracle(seed: int = 0, std: float = 0.15):
         global_attn_indexes=[1],
         mlp_ratio=2.0,
         downsample_channels=[12, 32],
-    )
-    encoder = dict(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     )
     decoder = dict(
         vocab_size=VOCABULARY,
@@ -55,7 +55,7 @@ def tiny_oracle(seed: int = 0, std: float = 0.15):
         eos_token_id=1,
     )
     config = DeepseekOcr2Config(
-        vision_config={"sam_config": tokenizer, "encoder_config": encoder},
+        vision_config={"sam_config": tokenizer, "encoder_config": ENCODER},
         text_config=decoder,
         image_token_id=IMAGE_TOKEN,
     )

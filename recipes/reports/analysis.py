@@ -9,6 +9,8 @@ from recipes.reports.cells import Ablation, Cell
 from recipes.reports.format import significant
 from recipes.reports.statistics import Difference, holm, paired
 
+# step times of cells that cost the same lie within this ratio, or the machine had other work
+STEADY = 1.5
 BUDGETS = {"steps": "optimizer steps", "flops": "training FLOPs", "time": "seconds of training"}
 
 
@@ -76,6 +78,15 @@ class Analysis:
     def shared(self) -> list[Cell]:
         """Cells whose times were taken beside other cells."""
         return [cell for cell in self.ablation.cells if cell.shared]
+
+    @property
+    def unsteady(self) -> float:
+        """Largest ratio of the step times of finished cells that cost the same: above `STEADY` no times compare."""
+        times: dict[tuple[float, float], list[float]] = {}
+        for cell in self.ablation.cells:
+            if cell.status == "finished" and not math.isnan(step := cell.value("step_ms")):
+                times.setdefault((cell.value("params"), cell.value("flops_per_token")), []).append(step)
+        return max((max(group) / min(group) for group in times.values()), default=1.0)
 
     @property
     def budget_text(self) -> str:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
 from recipes.reports import queries, style, tokens
-from recipes.reports.analysis import Analysis
+from recipes.reports.analysis import STEADY, Analysis
 from recipes.reports.cells import GAIN, Cell
 from recipes.reports.format import count, listed
 
@@ -147,8 +147,12 @@ def cost(analysis: Analysis, path: Path) -> str | None:
     base = analysis.median(ablation.baseline, "step_ms")
     if math.isnan(base):
         return f"no step time of the baseline {ablation.baseline} was measured"
+    if analysis.unsteady > STEADY:
+        return f"step times of cells that cost the same differ by a factor of up to {analysis.unsteady:.1f}"
+    many = len(ablation.variants) > len(style.COLOURS)
     hues = style.colours(ablation.variants, ablation.baseline)
-    made, (panel,) = style.figure(1, f"{ablation.name}: cost against loss", width=6.2, height=4.0)
+    shape = {"width": 9.0, "height": 6.0} if many else {"width": 6.2, "height": 4.0}
+    made, (panel,) = style.figure(1, f"{ablation.name}: cost against loss", **shape)
     places, drawn = [], []
     for variant in ablation.variants:
         cells = [c for c in ablation.of(variant, "finished") if c.seed in analysis.losses.get(variant, {})]
@@ -161,17 +165,22 @@ def cost(analysis: Analysis, path: Path) -> str | None:
         panel.errorbar(x, y, xerr=spread[0], yerr=spread[1], color=hues[variant], marker="o", markersize=6, capsize=2)
         panel.plot(ratios, losses, ".", color=hues[variant], markersize=4, alpha=0.6)
         memory = analysis.median(variant, "peak_memory_mb")
-        places.append((x, y, variant + (f"\n{memory:,.0f} MB" if math.isfinite(memory) else ""), hues[variant]))
+        beside = f"\n{memory:,.0f} MB" if math.isfinite(memory) and not many else ""
+        places.append((x, y, variant + beside, hues[variant]))
         drawn += [Bbox([[min(ratios), y], [max(ratios), y]]), Bbox([[x, min(losses)], [x, max(losses)]])]
         drawn += [Bbox([[r, o], [r, o]]) for r, o in zip(ratios, losses, strict=True)]
     if not places:
         return "no finished cell has both a step time and a loss"
+    if len(places) < 2:
+        return "one variant alone has nothing to be compared with"
     panel.margins(0.14, 0.12)
     style.label_points(panel, places, drawn)
     panel.set(xlabel=f"step time over {ablation.baseline}'s (median {base:.3g} ms)", ylabel="validation loss (nats)")
     panel.set_title(f"validation loss at {analysis.budget_text}")
     taken = "; times were taken beside other cells" if analysis.shared else ""
-    marks = f"large dot: mean, cross: smallest to largest, small dots: seeds, MB: peak memory{taken}"
+    marks = (
+        f"large dot: mean, cross: smallest to largest, small dots: seeds{'' if many else ', MB: peak memory'}{taken}"
+    )
     style.save(made, path, _caption(analysis, "finished", marks=marks, diverged=", not shown"))
     return None
 

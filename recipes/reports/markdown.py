@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from recipes.reports import provenance, queries
-from recipes.reports.analysis import Analysis
+from recipes.reports.analysis import STEADY, Analysis
 from recipes.reports.answer import answer
 from recipes.reports.cells import DATA, ENDED, GAIN, Cell, one_line
 from recipes.reports.format import NONE, count, extent, gain, listed, loss, p_value, percent, signed, significant, table
@@ -59,6 +59,8 @@ def _headline(analysis: Analysis) -> str:
     rows = []
     one_axis = len(analysis.ablation.axes) < 2
     read = any(analysis.accuracies(variant) for variant in analysis.ablation.variants)
+    costs = {"step_ms": "step ms", "tokens_per_s": "tokens/s"} if analysis.unsteady <= STEADY else {}
+    costs |= {"peak_memory_mb": "peak MB"}
     ordered = any(analysis.order_accuracies(variant) for variant in analysis.ablation.variants)
     pages = any(not math.isnan(analysis.median(variant, DATA[0])) for variant in analysis.ablation.variants)
     for variant in analysis.ablation.variants:
@@ -73,14 +75,14 @@ def _headline(analysis: Analysis) -> str:
             row.append((f"{signed(d.mean)} ({p_value(d.p)})" if d.n > 1 else signed(d.mean)) if d else NONE)
         if analysis.mixes:
             row += [extent(analysis.gains(variant, name), gain) for name in ("gain_forward", "gain_backward")]
-        row += [significant(analysis.median(variant, name)) for name in ("step_ms", "tokens_per_s", "peak_memory_mb")]
+        row += [significant(analysis.median(variant, name)) for name in costs]
         rows.append(row)
     header = ["variant", "finished", "val loss", *(["token accuracy"] if read else [])]
     header += ["order accuracy"] if ordered else []
     header += ["visual tokens", "answer tokens a visual token"] if pages else []
     header += [f"minus {analysis.ablation.baseline}"] if one_axis else []
     header += ["gain forward", "gain backward"] if analysis.mixes else []
-    header += ["step ms", "tokens/s", "peak MB"]
+    header += list(costs.values())
     text = (
         "\n\nOrder accuracy is that of the tokens which the order of the page decides, and not what was read before"
         + ("." if math.isnan(analysis.blind) else f"; without the order at most {percent(analysis.blind)} are right.")
@@ -191,6 +193,11 @@ def _cost(analysis: Analysis) -> str:
     if analysis.shared:
         many, every = len(analysis.shared), len(analysis.ablation.cells)
         text += f" **{many} of {every} cells ran beside others: their times and tokens/s are of a shared machine.**"
+    if analysis.unsteady > STEADY:
+        text += (
+            " **Step times of cells that cost the same differ by a factor of up to "
+            f"{analysis.unsteady:.1f}: the machine had other work, and no times here compare.**"
+        )
     lows, highs = ({v: analysis.median(v, f"step_ms_p{k}") for v in analysis.ablation.variants} for k in (10, 90))
     if unsteady := [variant for variant, low in lows.items() if highs[variant] > 2 * low]:
         text += f" The steps of {listed(unsteady)} were unsteady (p90 over twice p10): the machine had other work."

@@ -1,6 +1,7 @@
 """Configurations of the released layout: at full size, and tiny."""
 
 import torch
+from ocr2_oracle import ENCODER
 
 LANGUAGE = {
     "architectures": ["DeepseekV2ForCausalLM"],
@@ -72,14 +73,7 @@ TINY = {
             mlp_ratio=2.0,
             downsample_channels=[24, 32],
         ),
-        "encoder_config": dict(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        ),
+        "encoder_config": ENCODER,
     },
     "text_config": dict(
         vocab_size=37,

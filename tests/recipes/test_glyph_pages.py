@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from recipes.data.glyph_pages import FIRST_GLYPH, FullSize, GlyphPages, GrowByAccuracy, GrowBySteps
+from recipes.data.glyph_pages import FIRST_GLYPH, GlyphPages
 from recipes.data.glyph_text import RandomLetters, RandomWords, RunningText
 from recipes.data.glyphs import DIGITS, EMPTY, LETTERS, RankedColumns, ScatteredDigits, bitmaps
+from recipes.data.growth import FullSize, GrowByAccuracy, GrowBySteps
 from recipes.data.page_batch import IGNORED
 
 

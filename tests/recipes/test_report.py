@@ -248,3 +248,23 @@ def test_starts_without_torch():
 
 def test_table_escapes_bars():
     assert table(["a"], [["x|y"]]).splitlines()[-1] == "| x\\|y |"
+
+
+def test_times_of_a_machine_with_other_work_are_not_compared(tmp_path):
+    folder = write_plan(tmp_path / "small")
+    for variant in ("residual", "hc"):
+        for seed, step in enumerate((80.0, 82.0, 170.0 if variant == "hc" else 81.0)):
+            write_cell(folder, variant, seed, record={"step_ms": step, "params": 1000, "flops_per_token": 6000.0})
+    write_report(folder)
+    text = (folder / "report.md").read_text()
+    assert "differ by a factor of up to 2.1: the machine had other work, and no times here compare" in text
+    assert "| step ms |" not in text
+    assert "- cost.png: step times of cells that cost the same differ by a factor of up to 2.1" in text
+    assert not (folder / "cost.png").exists()
+
+
+def test_one_variant_has_no_picture_of_costs(tmp_path):
+    folder = write_plan(tmp_path / "small")
+    write_cell(folder, "residual", 0)
+    write_report(folder)
+    assert "- cost.png: one variant alone has nothing to be compared with" in (folder / "report.md").read_text()
