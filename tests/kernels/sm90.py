@@ -1,14 +1,17 @@
 """Compile the kernels of an operation for sm_90 without a GPU: python tests/kernels/sm90.py kernels.sinkhorn
 
 Operations run their own bodies on tensors of the CPU, which choose sizes and arguments as they would on a GPU; a launch
-compiles and runs nothing. Prints {kernel: [shared memory in bytes, ...]}; a kernel that does not compile is an error.
+compiles and runs nothing. Prints what each launch takes of a multiprocessor. A kernel that does not compile is an
+error.
 """
 
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +22,13 @@ ROOT = Path(__file__).parents[2]
 SHARED_MEMORY = 227 * 1024  # of a block, on Hopper
 
 
-def compiled_kernels(module: str) -> dict[str, list[int]]:
-    """Bytes of shared memory by kernel, compiled in a process that does not interpret."""
+def compiled_launches(module: str) -> list[dict[str, Any]]:
+    """What each launch takes of a multiprocessor, compiled in a process that does not interpret."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     run = subprocess.run([sys.executable, __file__, module], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
 def sinkhorn_calls(triton: Any) -> Iterator[None]:
@@ -103,6 +106,29 @@ CALLS: dict[str, Callable[[Any], Iterator[None]]] = {
 }
 
 
+def footprint(compiled: Any) -> dict[str, int]:
+    """Warps a program, registers a thread, bytes a thread that left the registers, bytes of shared memory a program."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found, usage
+    return {
+        "warps": compiled.metadata.num_warps,
+        "registers": int(found[1]),
+        "spilled": int(found[2]),
+        "shared": compiled.metadata.shared,
+    }
+
+
 def main(module: str) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
@@ -118,7 +144,6 @@ def main(module: str) -> None:
             return 0
 
     triton.runtime.driver.set_active(Hopper())
-    found: dict[str, list[int]] = {}
 
     class Compiled:
         def __init__(self, kernel: Any) -> None:
@@ -127,8 +152,8 @@ def main(module: str) -> None:
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             def launch(*arguments: Any, **options: Any) -> None:
                 compiled = self.kernel.warmup(*arguments, grid=grid, **options)
-                assert "cubin" in compiled.asm
-                found.setdefault(self.kernel.fn.__name__, []).append(compiled.metadata.shared)
+                sizes = {name: value for name, value in options.items() if name in ("N", "P", "TOKENS", "WIDTH")}
+                print(json.dumps({"kernel": self.kernel.fn.__name__, **footprint(compiled), **sizes}), flush=True)
 
             return launch
 
@@ -136,7 +161,6 @@ def main(module: str) -> None:
     operations.wrap_triton = Compiled
     for _ in CALLS[module](operations):
         pass
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":

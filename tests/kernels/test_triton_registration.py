@@ -8,7 +8,7 @@ import pytest
 import torch
 from fused_cases import DEVICE, needs_triton
 from helpers import gradients, random_like, relative_error
-from sm90 import CALLS, SHARED_MEMORY, compiled_kernels
+from sm90 import CALLS, SHARED_MEMORY, compiled_launches
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels import dispatch, hyper_coefficients, registration, sinkhorn
@@ -99,9 +99,12 @@ def test_opcheck():
 @pytest.mark.parametrize("module", CALLS)
 def test_every_kernel_compiles_for_hopper_without_a_gpu(module):
     pytest.importorskip("triton")
-    kernels = compiled_kernels(module)
+    launches = compiled_launches(module)
+    kernels = {launch["kernel"] for launch in launches}
     assert len(kernels) == {"kernels.sinkhorn": 2, "kernels.aggregate": 2, "kernels.combine": 2}.get(module, 5)
-    assert all(shared <= SHARED_MEMORY for sizes in kernels.values() for shared in sizes)
+    assert all(launch["shared"] <= SHARED_MEMORY for launch in launches)
+    # at the size that models use; spills are the compiler's choice, and its versions differ by tens of bytes a thread
+    assert [launch for launch in launches if launch["N"] == 4 and launch["spilled"] > 256] == []
 
 
 @needs_triton
