@@ -24,7 +24,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="two sizes; on a CPU one tiny size")
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=OPERATIONS, metavar="NAME")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, metavar="NAME", help=", ".join(PEERS))
-    parser.add_argument("--output", type=Path, default=Path("results/kernels"), help="folder (results/kernels)")
+    parser.add_argument("--output", type=Path, help="folder (results/kernels; on a CPU a temporary one)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: with --quick alone")
     parser.add_argument("--seconds", type=float, default=220.0, help="after which peers are left out (220)")
     options = parser.parse_args(given)
@@ -38,19 +38,20 @@ def main(given: list[str] | None = None) -> int:
         why = "TRITON_INTERPRET is set" if interpreted() else "Triton is not installed"
         print(f"kernels.bench: {why}, so the kernels cannot run on the GPU", file=sys.stderr)
         return 2
+    output = record.folder(options.output, device)
     impl: Implementation = "triton" if device == "cuda" or interpreted() else "reference"
     clock = Clock(device, runs=20 if device == "cuda" else 2, seconds=0.25)
     rows = measure.measure(
         clock,
         impl,
-        record.Record(options.output / "operations.csv", measure.COLUMNS),
+        record.Record(output / "operations.csv", measure.COLUMNS),
         operations=options.operations,
         peers=options.peers,
         quick=options.quick,
         limit=options.seconds,
     )
     print(measure.table(rows))
-    print(picture.draw(rows, options.output / "roofline.png"))
+    print(picture.draw(rows, output / "roofline.png"))
     print(goals.report(rows))
     print(f"written: {options.output / 'operations.csv'}")
     return 0

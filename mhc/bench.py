@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.benchmark.clock import Clock
-from kernels.benchmark.record import Record, place, reason
+from kernels.benchmark.record import Record, folder, place, reason
 from mhc.attention import Attention
 from mhc.feed_forward import SwiGLU
 from mhc.manifold_hyper_connection import ManifoldHyperConnection
@@ -212,7 +212,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=4, help="sequences (4)")
     parser.add_argument("--sequence", type=int, default=4096, help="tokens of each (4096)")
     parser.add_argument("--compile", action="store_true", help="torch.compile each sublayer, but under recompute")
-    parser.add_argument("--output", type=Path, default=Path("results/kernels"), help="folder (results/kernels)")
+    parser.add_argument("--output", type=Path, help="folder (results/kernels; on a CPU a temporary one)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a tiny shape, to try the path")
     options = parser.parse_args(given)
     cuda = options.device == "cuda"
@@ -221,7 +221,7 @@ def main(given: list[str] | None = None) -> int:
         return 2
     clock = Clock(options.device, runs=10 if cuda else 2, seconds=20)
     shared = place(options.device) | {"matmul_tflop_per_s": clock.matmul_rate() / 1e12}
-    record, begun = Record(options.output / "end_to_end.csv", COLUMNS), time.perf_counter()
+    record, begun = Record(folder(options.output, options.device) / "end_to_end.csv", COLUMNS), time.perf_counter()
     batch, sequence = (options.batch, options.sequence) if cuda else (1, 8)
     for name, shape in {key: SHAPES[key] for key in options.shapes}.items() if cuda else TINY.items():
         for row in as_many_as_fit(clock, name, shape, batch, sequence, options.compile):

@@ -31,6 +31,13 @@ def place(device: str) -> dict[str, Any]:
     }
 
 
+def folder(given: Path | None, device: str) -> Path:
+    """As given, else results/kernels; for a trial on CPU a new folder, where it replaces nothing."""
+    if given is not None:
+        return given
+    return Path("results/kernels") if device == "cuda" else Path(tempfile.mkdtemp(prefix="trial-without-gpu-"))
+
+
 class Record:
     """Rows of one CSV file, which is replaced whole, or not at all, with each of them."""
 

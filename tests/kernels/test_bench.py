@@ -1,6 +1,7 @@
 """`python -m kernels.bench`: bytes against hand counts, a run without a GPU, goals."""
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,14 +10,14 @@ from kernels import bench
 from kernels.benchmark import formulas, goals, measure
 from kernels.benchmark.clock import Clock
 from kernels.benchmark.formulas import BYTES, Size
-from kernels.benchmark.record import Record
+from kernels.benchmark.record import Record, folder
 
 C = 10**6  # so wide that coefficients beside it do not count
 
 
 @pytest.mark.parametrize(
     ("operation", "forward", "backward"),
-    [  # multiples of C at n = 4, of ../shared/reference/mhc.md section 3
+    [  # multiples of C at n = 4, those of kernels/README.md
         ("hyper_coefficients", 4, 8),
         ("aggregate", 5, 9),
         ("combine", 9, 14),
@@ -70,6 +71,15 @@ def test_a_tiny_run_writes_every_column(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "goals: not measured" in printed.out
     assert "aggregate backward, 32 x 4 x 24" in printed.err
+
+
+def test_a_trial_without_a_gpu_replaces_no_record(tmp_path):
+    assert folder(None, "cuda") == Path("results/kernels")
+    assert folder(tmp_path, "cpu") == folder(tmp_path, "cuda") == tmp_path
+    trial = folder(None, "cpu")
+    assert list(trial.iterdir()) == []
+    assert Path("results").resolve() not in trial.resolve().parents
+    trial.rmdir()
 
 
 def test_a_row_that_fails_says_why_and_the_run_goes_on(tmp_path, monkeypatch):
