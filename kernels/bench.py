@@ -53,7 +53,7 @@ def main(given: list[str] | None = None) -> int:
     print(measure.table(rows))
     print(picture.draw(rows, output / "roofline.png"))
     print(goals.report(rows))
-    print(f"written: {options.output / 'operations.csv'}")
+    print(f"written: {output / 'operations.csv'}")
     return 0
 
 
