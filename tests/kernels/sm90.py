@@ -33,7 +33,7 @@ def compiled_launches(module: str) -> list[dict[str, Any]]:
 
 def sinkhorn_calls(triton: Any) -> Iterator[None]:
     for n, steps, columns, eps, dtype in [
-        (4, 6, False, 0.0, torch.float32),
+        (4, 20, False, 0.0, torch.float32),
         (3, 50, True, 0.0, torch.bfloat16),
         (8, 3, False, 1e-6, torch.float16),
     ]:
@@ -43,19 +43,19 @@ def sinkhorn_calls(triton: Any) -> Iterator[None]:
 
 
 def hyper_coefficients_calls(triton: Any) -> Iterator[None]:
-    for tokens, n, width, eps, precision, dtype in [
-        (4096, 4, 1280, 0.0, "tf32", torch.bfloat16),
-        (70, 8, 129, 1e-6, "bf16_split", torch.float32),
-        (70, 4, 48, 0.0, "ieee", torch.float16),
-        (1, 1, 1, 0.0, "tf32", torch.float32),  # arguments equal to 1 become constants
+    for tokens, n, width, steps, eps, precision, dtype in [
+        (4096, 4, 1280, 20, 0.0, "tf32", torch.bfloat16),
+        (70, 8, 129, 3, 1e-6, "bf16_split", torch.float32),
+        (70, 4, 48, 3, 0.0, "ieee", torch.float16),
+        (1, 1, 1, 3, 0.0, "tf32", torch.float32),  # arguments equal to 1 become constants
     ]:
         k = n * (n + 2)
         x, phi = torch.empty(1, tokens, n, width, dtype=dtype), torch.empty(n * width, k)
         rest = torch.empty(3), torch.empty(k)
         upstreams = torch.empty(tokens, n), torch.empty(tokens, n), torch.empty(tokens, n, n)
-        yield triton._forward(x, phi, *rest, 3, eps > 0, eps, 1e-6, precision)
+        yield triton._forward(x, phi, *rest, steps, eps > 0, eps, 1e-6, precision)
         saved = torch.empty(tokens, k + 1)
-        yield triton._backward(*upstreams, x, phi, *rest, saved, 3, eps > 0, eps, precision)
+        yield triton._backward(*upstreams, x, phi, *rest, saved, steps, eps > 0, eps, precision)
 
 
 def aggregate_calls(triton: Any) -> Iterator[None]:
@@ -82,19 +82,19 @@ def combine_calls(triton: Any) -> Iterator[None]:
 
 
 def combine_aggregate_calls(triton: Any) -> Iterator[None]:
-    for tokens, n, width, eps, precision, dtype in [
-        (4096, 4, 1280, 0.0, "tf32", torch.bfloat16),
-        (70, 3, 129, 1e-6, "bf16_split", torch.float32),
-        (1, 1, 1, 0.0, "ieee", torch.float16),
+    for tokens, n, width, steps, eps, precision, dtype in [
+        (4096, 4, 1280, 20, 0.0, "tf32", torch.bfloat16),
+        (70, 3, 129, 3, 1e-6, "bf16_split", torch.float32),
+        (1, 1, 1, 3, 0.0, "ieee", torch.float16),
     ]:
         k = n * (n + 2)
         x, y = torch.empty(1, tokens, n, width, dtype=dtype), torch.empty(1, tokens, width, dtype=dtype)
         pre, res = torch.empty(1, tokens, n), torch.empty(1, tokens, n, n)
         arguments = x, y, pre, res, torch.empty(n * width, k), torch.empty(3), torch.empty(k)
         for joined in (True, False):
-            yield triton._forward(*arguments, 3, eps > 0, eps, 1e-6, precision, joined)
+            yield triton._forward(*arguments, steps, eps > 0, eps, 1e-6, precision, joined)
         saved = torch.empty(k + 1, tokens)
-        yield triton._backward(x, y, pre, pre, res, *arguments, x, pre, saved, 3, eps > 0, eps, 1e-6, precision)
+        yield triton._backward(x, y, pre, pre, res, *arguments, x, pre, saved, steps, eps > 0, eps, 1e-6, precision)
 
 
 CALLS: dict[str, Callable[[Any], Iterator[None]]] = {
