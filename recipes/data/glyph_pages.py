@@ -123,6 +123,7 @@ class GlyphPages(LightningDataModule):
         read = {"answer_tokens": self.task.longest}
         if not math.isnan(self.task.blind):
             read["blind_order_accuracy"] = self.task.blind
+            read["order_tokens"] = self.validation_pages * len(self.task.deciding(self.task.longest))
         if self.trainer is not None or self.page_tokens is not None:
             tokens = self._page_tokens()
             read |= {"visual_tokens": tokens, "answer_tokens_per_visual_token": self.task.longest / tokens}

@@ -95,8 +95,11 @@ def test_what_can_be_read_without_the_order(columns):
         shares.append(sum(counts) / len(counts))
     task = RankedColumns(rows=4, columns=columns)
     assert task.blind == pytest.approx(sum(shares) / len(shares))
-    assert pages(task).summary()["blind_order_accuracy"] == task.blind
-    assert "blind_order_accuracy" not in pages().summary()
+    data = pages(task)
+    assert data.summary()["blind_order_accuracy"] == task.blind
+    held_out = [data._batch([data.held_out(k)]) for k in range(data.validation_pages)]
+    assert data.summary()["order_tokens"] == sum(int(batch.deciding.sum()) for batch in held_out)
+    assert not {"blind_order_accuracy", "order_tokens"} & pages().summary().keys()
 
 
 def test_text_is_real_words_are_words_and_letters_are_anything(text):
