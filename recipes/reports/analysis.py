@@ -11,6 +11,7 @@ from recipes.reports.statistics import Difference, holm, paired
 
 # step times of cells that cost the same lie within this ratio, or the machine had other work
 STEADY = 1.5
+NORMAL = 1.96  # 97.5 % of the standard normal distribution lie below
 BUDGETS = {"steps": "optimizer steps", "flops": "training FLOPs", "time": "seconds of training"}
 
 
@@ -44,8 +45,21 @@ class Analysis:
 
     @property
     def blind(self) -> float:
-        """What these are at best without the order; NaN where it is not known, or not the same in all cells."""
-        known = {cell.value("blind_order_accuracy") for cell in self.ablation.cells if cell.status == "finished"}
+        """What these are on average without the order, at best; NaN where it is not known."""
+        return self._of_all("blind_order_accuracy")
+
+    @property
+    def luck(self) -> float:
+        """What one in forty readers without the order reaches on the held-out pages; NaN where it is not known.
+
+        The accuracy's normal upper bound: all seeds are measured on the same tokens, which are a sample themselves.
+        """
+        share, tokens = self.blind, self._of_all("order_tokens")
+        return share + NORMAL * math.sqrt(share * (1 - share) / tokens)
+
+    def _of_all(self, name: str) -> float:
+        """What is the same in all finished cells; NaN where it is not."""
+        known = {cell.value(name) for cell in self.ablation.cells if cell.status == "finished"}
         return known.pop() if len(known) == 1 else math.nan
 
     def gains(self, variant: str, name: str) -> list[float]:
@@ -55,8 +69,8 @@ class Analysis:
     @property
     def mixes(self) -> bool:
         """Whether a topology mixes streams: some composite gain is not exactly 1."""
-        largest = (self.gains(v, f"gain_{way}_max") for v in self.ablation.variants for way in ("forward", "backward"))
-        return any(gain != 1 for gains in largest for gain in gains)
+        names = [f"gain_{way}{end}" for way in ("forward", "backward") for end in ("", "_max")]
+        return any(gain != 1 for v in self.ablation.variants for name in names for gain in self.gains(v, name))
 
     def median(self, variant: str, name: str) -> float:
         """Median over the variant's finished cells; what does not depend on the training, over diverged ones too."""
@@ -81,11 +95,19 @@ class Analysis:
 
     @property
     def unsteady(self) -> float:
-        """Largest ratio of the step times of finished cells that cost the same: above `STEADY` no times compare."""
-        times: dict[tuple[float, float], list[float]] = {}
+        """Largest ratio of the step times of finished cells that cost the same: above `STEADY` no times compare.
+
+        Cells cost the same where their settings are, but for seed and learning rates.
+        """
+        times: dict[object, list[float]] = {}
         for cell in self.ablation.cells:
             if cell.status == "finished" and not math.isnan(step := cell.value("step_ms")):
-                times.setdefault((cell.value("params"), cell.value("flops_per_token")), []).append(step)
+                cost = frozenset(
+                    (path, str(value))
+                    for path, value in cell.settings.items()
+                    if not path.endswith(".lr") and "learning_rate" not in path
+                )
+                times.setdefault(cost if cell.config else cell.variant, []).append(step)
         return max((max(group) / min(group) for group in times.values()), default=1.0)
 
     @property

@@ -32,14 +32,14 @@ def _planned(analysis: Analysis) -> int:
 def _gain(analysis: Analysis) -> list[str]:
     measured = {v: values for v in analysis.ablation.variants if (values := analysis.gains(v, "gain_forward"))}
     # without mixing anywhere the gain is 1 by definition: where something else was asked, that answers nothing
-    mixing = any(value != 1 for variant in measured for value in analysis.gains(variant, "gain_forward_max"))
-    if not measured or (not mixing and any(analysis.accuracies(variant) for variant in measured)):
+    if not measured or (not analysis.mixes and any(analysis.accuracies(variant) for variant in measured)):
         return []
     if len(measured) > FEW:
         backward = {v: values for v in measured if (values := analysis.gains(v, "gain_backward"))}
-        if mixing and len(analysis.ablation.axes) > 1:
+        if analysis.mixes and len(analysis.ablation.axes) > 1:
             shown = f"the composite forward gain ends at {_by_first_axis(analysis, measured)}"
-            return [shown + (f", the backward gain at {_by_first_axis(analysis, backward)}" if backward else "")]
+            shown += f", by variant {_range(measured)}"
+            return [shown + (f"; the backward gain at {_by_first_axis(analysis, backward)}" if backward else "")]
         text = f"the composite forward gain ends {_range(measured)}"
         return [text + (f", the backward gain {_range(backward)}" if backward else "")]
     parts = []
@@ -95,12 +95,12 @@ def _absent(analysis: Analysis) -> list[str]:
 
 
 def _accuracy(analysis: Analysis) -> list[str]:
-    ordered = any(analysis.order_accuracies(v) for v in analysis.ablation.variants)
+    variants = [v for v in analysis.ablation.variants if analysis.accuracies(v) or analysis.order_accuracies(v)]
+    ordered = all(analysis.order_accuracies(v) for v in variants)
     of, name = (analysis.order_accuracies, "order accuracy") if ordered else (analysis.accuracies, "token accuracy")
     if ordered and not math.isnan(analysis.blind):
-        name += f" (at most {percent(analysis.blind)} without the order)"
-    read = {v: values for v in analysis.ablation.variants if (values := of(v))}
-    read = {v: values for v, values in read.items() if not analysis.untrained(v)}
+        name += f" ({percent(analysis.blind)} on average without the order)"
+    read = {v: of(v) for v in variants if not analysis.untrained(v)}
     if not read:
         return []
     order = sorted(read, key=lambda variant: -sum(read[variant]) / len(read[variant]))
@@ -112,16 +112,17 @@ def _accuracy(analysis: Analysis) -> list[str]:
 
 
 def _reads_the_order(analysis: Analysis, read: Mapping[str, Sequence[float]], variants: Sequence[str]) -> list[str]:
-    """Which of them have an order accuracy whose interval lies above what is had without the order."""
-    above = [v for v in variants if t_interval(read[v])[0] > analysis.blind]
+    """Which of them have an order accuracy whose interval lies above what luck gives without the order."""
+    above = [v for v in variants if t_interval(read[v])[0] > analysis.luck]
     others = [v for v in variants if v not in above]
-    if math.isnan(analysis.blind) or all(len(values) < 2 for values in read.values()):
+    if math.isnan(analysis.luck) or all(len(values) < 2 for values in read.values()):
         return []
     shown = f"so {listed(above)} read{'s' * (len(above) == 1)} by the order" if above else ""
     not_shown = f"it is not shown that {listed(others)} do{'es' * (len(others) == 1)}" if others else ""
     if not above:
         not_shown = f"it is not shown that {listed(others)} read{'s' * (len(others) == 1)} by the order"
-    return [f"{', and '.join(filter(None, (shown, not_shown)))} (95 % t intervals over seeds)"]
+    limit = f"95 % t intervals over seeds against {percent(analysis.luck)}, one in forty readers' without the order"
+    return [f"{', and '.join(filter(None, (shown, not_shown)))} ({limit})"]
 
 
 def _loss(analysis: Analysis) -> list[str]:

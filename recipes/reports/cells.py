@@ -1,7 +1,7 @@
 """An ablation and its cells: the numbers their files hold, and one table of them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ NUMBERS = (
 # what the data say of how a page is read
 DATA = ("visual_tokens", "answer_tokens_per_visual_token")
 GAIN = "signal_gain/composite/"
+# what a configuration says of one cell alone
+OWN = ("seed_everything", "trainer.default_root_dir", "trainer.logger", "trainer.callbacks", "ablation")
 
 
 def number(value: Any) -> float:
@@ -49,6 +51,11 @@ class Cell:
         """The cell's place within its ablation."""
         return f"{self.variant}/seed-{self.seed}"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its configuration by dotted path, without what is its own alone."""
+        return {path: value for path, value in _leaves(self.config) if not path.startswith(OWN)}
+
     def series(self, metric: str) -> pd.Series:
         """Values of a metric by finished optimizer steps; empty where it was not measured."""
         return self.metrics.get(metric, pd.Series(dtype=float))
@@ -63,7 +70,7 @@ class Cell:
         recorded = number(self.record.get(name))
         if not math.isnan(recorded) or self.status == "failed":
             return recorded
-        if name in (*DATA, "blind_order_accuracy"):
+        if name in (*DATA, "blind_order_accuracy", "order_tokens"):
             return number((self.environment.get("data") or {}).get(name))
         source = {name: name.replace("_", "/", 1) for name in ("val_loss", "val_accuracy", "val_order_accuracy")}
         source |= {"gain_forward": GAIN + "forward", "gain_backward": GAIN + "backward"}
@@ -167,6 +174,14 @@ def one_line(text: Any) -> str | None:
     lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
     line = next(iter(lines[-1:] if lines and lines[0].startswith("Traceback") else lines), None)
     return line and line.replace(f"{Path.cwd()}/", "").replace(str(Path.home()), "~")
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
 
 
 def _find(node: Any, key: str) -> Any:

@@ -1,9 +1,8 @@
 """Ablations side by side: variants of the same name, their losses, gains and costs, and the settings that differ."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from scipy import stats
@@ -18,7 +17,6 @@ from recipes.reports.reading import read_ablation
 from recipes.reports.statistics import Difference, holm, paired
 
 LINES = ("-", "--", ":", "-.")
-OWN = ("seed_everything", "trainer.default_root_dir", "trainer.logger", "trainer.callbacks", "ablation")
 
 
 def write_comparison(folders: Sequence[Path], at: str = "steps", output: Path | None = None) -> tuple[str, Path]:
@@ -119,20 +117,12 @@ def _settings(named: dict[str, Analysis]) -> list[str]:
             cells = [next((c for c in a.ablation.of(variant) if c.config), None) for a in (base, analysis)]
             if None in cells:
                 continue
-            one, other = (dict(_leaves(cell.config)) for cell in cells if isinstance(cell, Cell))
+            one, other = (cell.settings for cell in cells if isinstance(cell, Cell))
             for path in sorted(set(one) | set(other)):
-                if one.get(path) != other.get(path) and not path.startswith(OWN):
+                if one.get(path) != other.get(path):
                     values = f"`{one.get(path)}` in {first}, `{other.get(path)}` in {name}"
                     lines[f"- {variant}: `{path}` is {values}"] = None
     return ["What their configurations differ in:\n\n" + "\n".join(lines)] if lines else []
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node
 
 
 def _draw(named: dict[str, Analysis], path: Path) -> str | None:

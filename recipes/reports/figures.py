@@ -23,10 +23,13 @@ def draw(analysis: Analysis, folder: Path) -> tuple[list[str], list[str]]:
     """Write the PNGs that the measurements allow; returns their names, and a line for each that was left out."""
     drawn, left_out = [], []
     pictures = {"loss": loss, "gain_by_depth": gain_by_depth, "gain_by_step": gain_by_step, "cost": cost}
-    pictures |= {"tokens": tokens.picture} if tokens.measured(analysis) else {}
-    pictures |= {"query_order": queries.picture} if queries.measured(analysis) else {}
+    asked = {"tokens": tokens.measured(analysis), "query_order": bool(queries.measured(analysis))}
+    pictures |= {"tokens": tokens.picture, "query_order": queries.picture}
     for name, picture in pictures.items():
         path = folder / f"{name}.png"
+        if not asked.get(name, True):
+            path.unlink(missing_ok=True)
+            continue
         with mpl.rc_context(style.STYLE):
             reason = picture(analysis, path)
         if reason:

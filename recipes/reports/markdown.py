@@ -48,7 +48,7 @@ def _picture(name: str) -> str:
         "loss.png": "training and validation loss by variant, and the paired difference to the baseline",
         "gain_by_depth.png": "composite forward and backward gain by depth, log scale",
         "gain_by_step.png": "composite forward and backward gain over training, log scale",
-        "tokens.png": "accuracy by visual tokens, and by answer tokens for each of them",
+        "tokens.png": "accuracy by visual tokens to the decoder, and by answer tokens for each of them",
         "query_order.png": "a page with the path of the queries on it, a panel for each variant",
         "cost.png": "step time over the baseline's against validation loss",
     }
@@ -79,13 +79,17 @@ def _headline(analysis: Analysis) -> str:
         rows.append(row)
     header = ["variant", "finished", "val loss", *(["token accuracy"] if read else [])]
     header += ["order accuracy"] if ordered else []
-    header += ["visual tokens", "answer tokens a visual token"] if pages else []
+    header += ["visual tokens to the decoder", "answer tokens a visual token"] if pages else []
     header += [f"minus {analysis.ablation.baseline}"] if one_axis else []
     header += ["gain forward", "gain backward"] if analysis.mixes else []
     header += list(costs.values())
     text = (
         "\n\nOrder accuracy is that of the tokens which the order of the page decides, and not what was read before"
-        + ("." if math.isnan(analysis.blind) else f"; without the order at most {percent(analysis.blind)} are right.")
+        + (
+            "."
+            if math.isnan(analysis.blind)
+            else f"; without the order {percent(analysis.blind)} are right on average."
+        )
     )
     return table(header, rows) + (text if ordered else "")
 

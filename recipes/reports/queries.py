@@ -17,6 +17,7 @@ ABREAST = 3  # panels
 COLUMNS = {
     "before training": ("mass", 0),
     "trained": ("mass", -1),
+    "raster scan": ("raster", -1),
     "raster order taken out": ("beyond_raster", -1),
     "exchanged: content": ("columns_exchanged/content", -1),
     "exchanged: place": ("columns_exchanged/place", -1),
@@ -39,11 +40,11 @@ def section(analysis: Analysis) -> list[str]:
     for variant in variants:
         cells = [cell for cell in _finished(analysis, variant) if _has(cell)]
         rows.append([variant, str(len(cells)), *(_spread(_values(cells, *column)) for column in COLUMNS.values())])
-    raster = [value for variant in variants for value in _values(_finished(analysis, variant), "raster", -1)]
     text = (
         "Spearman's correlation of query index with the order in which blocks are read, by attention mass, mean over "
-        "the pages of a probe; mean ± standard deviation over the seeds. A raster scan of the same pages has "
-        f"{_spread(raster)}; in the third column the raster order of what each query looks at is partialled out. "
+        "the pages of a probe; mean ± standard deviation over the seeds. Raster scan: the same of as many queries that "
+        "look at the visual tokens one after the other. Raster order taken out: that of what each query looks at is "
+        "partialled out. "
         "Exchanged: with two columns of the page exchanged, the correlation with the order of the blocks where they "
         "now are (content) and where they were (place). Shuffled: the relative change of the features, and the nats "
         "per token that the loss rises by, when queries change places. Without queries, features come row by row, and "
@@ -54,26 +55,30 @@ def section(analysis: Analysis) -> list[str]:
 
 def picture(analysis: Analysis, path: Path) -> str | None:
     """The paths on one page, a panel for each variant: its first finished cell's."""
-    drawn = {
-        variant: next((cell for cell in _finished(analysis, variant) if (cell.folder / PICTURE).exists()), None)
-        for variant in analysis.ablation.variants
-    }
-    found = {variant: cell for variant, cell in drawn.items() if cell is not None}
+    found, torn = {}, []
+    for variant in analysis.ablation.variants:
+        for cell in _finished(analysis, variant):
+            if variant in found or not (cell.folder / PICTURE).exists():
+                continue
+            try:
+                found[variant] = cell, imread(cell.folder / PICTURE)
+            except (OSError, SyntaxError):  # matplotlib's error of what is no whole PNG
+                torn.append(cell.name)
+    unread = f"{PICTURE} of {listed(torn)} cannot be read" if torn else ""
     if not found:
-        return "no path of queries was drawn"
+        return unread or "no path of queries was drawn"
     rows = -(-len(found) // ABREAST)
     shape = {"width": 4.2, "height": 4.2 * rows, "rows": rows}
     title = f"{analysis.ablation.name}: where the queries look"
     made, panels = style.figure(min(len(found), ABREAST), title, **shape)
     for axes in panels:
         axes.set_axis_off()
-    for axes, (variant, cell) in zip(panels, found.items(), strict=False):
-        axes.imshow(imread(cell.folder / PICTURE))
+    for axes, (variant, (_, image)) in zip(panels, found.items(), strict=False):
+        axes.imshow(image)
         axes.set_title(variant)
-    seeds = sorted({cell.seed for cell in found.values()})
-    style.save(
-        made, path, f"seed {listed([str(seed) for seed in seeds])}, last probe, the page that a raster scan reads worst"
-    )
+    seeds = sorted({cell.seed for cell, _ in found.values()})
+    caption = f"seed {listed([str(seed) for seed in seeds])}, last probe, the page that a raster scan reads worst"
+    style.save(made, path, "; ".join(filter(None, (caption, unread))))
     return None
 
 

@@ -15,12 +15,12 @@ TOKENS, RATIO = DATA
 
 
 def measured(analysis: Analysis) -> bool:
-    """Whether accuracies were measured at more than one number of visual tokens."""
+    """Whether accuracies were measured at more than one number of visual tokens to the decoder."""
     return len({cell.value(TOKENS) for cell in _cells(analysis)}) > 1
 
 
 def picture(analysis: Analysis, path: Path) -> str | None:
-    """Accuracy by visual tokens, a line for what else is varied; above, the answer's tokens for each of them."""
+    """Accuracy by visual tokens to the decoder, a line for what else is varied; above, the answer's for each."""
     cells = _cells(analysis)
     lines: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -42,7 +42,7 @@ def picture(analysis: Analysis, path: Path) -> str | None:
     panel.xaxis.set(major_locator=FixedLocator(counts), minor_locator=NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-    panel.set(xlabel="visual tokens", ylabel="order accuracy" if ordered else "token accuracy")
+    panel.set(xlabel="visual tokens to the decoder", ylabel="order accuracy" if ordered else "token accuracy")
     if ordered and np.isfinite(analysis.blind):
         panel.axhline(analysis.blind, color=style.BASELINE, linewidth=1, linestyle=":")
         panel.annotate("without the order", (counts[0], analysis.blind), (0, 3), textcoords="offset points", fontsize=8)
@@ -65,7 +65,7 @@ def _cells(analysis: Analysis) -> list[Cell]:
 
 
 def _rest(analysis: Analysis, cell: Cell) -> str:
-    """The levels of the axes that do not set how many visual tokens there are."""
+    """The levels of the axes that do not set how many visual tokens the decoder has."""
     by_level: dict[str, dict[str, set[float]]] = {}
     for each in _cells(analysis):
         for axis, level in each.axes.items():

@@ -53,7 +53,10 @@ def write_cell(
         "question": "From the cell?", "matched": matched, "shared": shared,
     }  # fmt: skip
     (cell / "cell.json").write_text(json.dumps(identity))
-    model: dict[str, Any] = {"class_path": "recipes.modules.LanguageModel", "init_args": {"width": 64}}
+    model: dict[str, Any] = {
+        "class_path": "recipes.modules.LanguageModel",
+        "init_args": {"width": 64, "parts": variant},
+    }
     if vocabulary:
         model["init_args"]["vocabulary_size"] = vocabulary
     (cell / "config.yaml").write_text(yaml.safe_dump({"seed_everything": seed, "model": model, "data": {"path": None}}))

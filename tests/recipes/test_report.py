@@ -252,9 +252,13 @@ def test_table_escapes_bars():
 
 def test_times_of_a_machine_with_other_work_are_not_compared(tmp_path):
     folder = write_plan(tmp_path / "small")
-    for variant in ("residual", "hc"):
-        for seed, step in enumerate((80.0, 82.0, 170.0 if variant == "hc" else 81.0)):
-            write_cell(folder, variant, seed, record={"step_ms": step, "params": 1000, "flops_per_token": 6000.0})
+    same = {"params": 1000, "flops_per_token": 6000.0}
+    for seed, step in enumerate((80.0, 82.0, 81.0)):
+        # as many FLOPs, of operations that take longer: no other work
+        write_cell(folder, "residual", seed, record=same | {"step_ms": step})
+        write_cell(folder, "hc", seed, record=same | {"step_ms": 2 * step})
+    assert analyse(read_ablation(folder)).unsteady == pytest.approx(82 / 80)
+    write_cell(folder, "hc", 2, record=same | {"step_ms": 340.0})
     write_report(folder)
     text = (folder / "report.md").read_text()
     assert "differ by a factor of up to 2.1: the machine had other work, and no times here compare" in text
