@@ -57,6 +57,16 @@ class Analysis:
         share, tokens = self.blind, self._of_all("order_tokens")
         return share + NORMAL * math.sqrt(share * (1 - share) / tokens)
 
+    @property
+    def order_differences(self) -> list[Difference]:
+        """Differences of order accuracies, in points, between the pairs whose losses are compared."""
+        points: dict[str, dict[int, float]] = {}
+        for cell in self.ablation.cells:
+            if cell.status == "finished" and not math.isnan(share := cell.value("val_order_accuracy")):
+                points.setdefault(cell.variant, {})[cell.seed] = 100 * share
+        found = [paired(variant, reference, points) for variant, reference in _pairs(self.ablation)]
+        return holm([difference for difference in found if difference.n])
+
     def _of_all(self, name: str) -> float:
         """What is the same in all finished cells; NaN where it is not."""
         known = {cell.value(name) for cell in self.ablation.cells if cell.status == "finished"}

@@ -1,14 +1,14 @@
 """The text of a report: the answer, the tables behind it, and what it was measured on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from recipes.reports import provenance, queries
 from recipes.reports.analysis import STEADY, Analysis
 from recipes.reports.answer import answer
 from recipes.reports.cells import DATA, ENDED, GAIN, Cell, one_line
 from recipes.reports.format import NONE, count, extent, gain, listed, loss, p_value, percent, signed, significant, table
-from recipes.reports.statistics import mean_sd, t_interval
+from recipes.reports.statistics import Difference, mean_sd, t_interval
 
 
 def report(analysis: Analysis, pictures: Sequence[str], left_out: Sequence[str]) -> str:
@@ -18,6 +18,7 @@ def report(analysis: Analysis, pictures: Sequence[str], left_out: Sequence[str])
     sections += [f"**{answer(analysis)}**", _headline(analysis), _budget(analysis)]
     sections += [_picture(name) for name in pictures if name not in ("cost.png", "query_order.png")]
     sections += ["## Loss", _losses(analysis), _differences(analysis), *_trained(analysis), *analysis.notes]
+    sections += _order(analysis)
     if analysis.mixes:
         sections += ["## Signal gain", _gains(analysis)]
     sections += [*queries.section(analysis), *(_picture(name) for name in pictures if name == "query_order.png")]
@@ -111,14 +112,6 @@ def _losses(analysis: Analysis) -> str:
 def _differences(analysis: Analysis) -> str:
     if not analysis.differences:
         return ""
-    rows = []
-    for d in analysis.differences:
-        low, high = d.interval
-        interval = NONE if math.isnan(low) else f"{signed(low)} to {signed(high)}"
-        ps = [p_value(p).removeprefix("p = ").removeprefix("p ") for p in (d.p, d.adjusted)]
-        smallest = NONE if math.isnan(d.smallest) else f"{d.smallest:.2g}"
-        rows.append([f"{d.variant} - {d.reference}", str(d.n), signed(d.mean), loss(d.sd), interval, *ps, smallest])
-    header = ["difference", "n", "mean", "sd", "95 % interval", "p", "p (Holm)", "smallest it could have shown"]
     text = (
         "Differences are paired by seed (same data order), with a two-sided paired t-test, p also corrected for the "
         "number of tests (Holm). The last column is the true difference that a test of this n finds four times in "
@@ -128,7 +121,28 @@ def _differences(analysis: Analysis) -> str:
         text = "No pair of variants has two finished seeds in common (n < 2), so nothing is tested."
     if any(cell.status == "diverged" for cell in analysis.ablation.cells):
         text += " Diverged cells have no final loss: the differences are those of the seeds that survived."
-    return f"{table(header, rows)}\n\n{text}"
+    return f"{_tests(analysis.differences, loss, signed)}\n\n{text}"
+
+
+def _order(analysis: Analysis) -> list[str]:
+    """The same of order accuracies, where a pair has two seeds."""
+    differences = analysis.order_differences
+    if max((d.n for d in differences), default=0) < 2:
+        return []
+    text = "Differences of order accuracy in points, tested as those of the loss are."
+    return ["## Order accuracy", _tests(differences, "{:.1f}".format, "{:+.1f}".format), text]
+
+
+def _tests(differences: Sequence[Difference], plain: Callable[[float], str], shown: Callable[[float], str]) -> str:
+    rows = []
+    for d in differences:
+        low, high = d.interval
+        interval = NONE if math.isnan(low) else f"{shown(low)} to {shown(high)}"
+        ps = [p_value(p).removeprefix("p = ").removeprefix("p ") for p in (d.p, d.adjusted)]
+        smallest = NONE if math.isnan(d.smallest) else f"{d.smallest:.2g}"
+        rows.append([f"{d.variant} - {d.reference}", str(d.n), shown(d.mean), plain(d.sd), interval, *ps, smallest])
+    header = ["difference", "n", "mean", "sd", "95 % interval", "p", "p (Holm)", "smallest it could have shown"]
+    return table(header, rows)
 
 
 def _trained(analysis: Analysis) -> list[str]:
