@@ -36,6 +36,8 @@ _ASCII = {
 _BREAKS = frozenset(("\\\\", "\\\\*", "\\cr", "\\newline", "\\tabularnewline"))
 _CELLS = _BREAKS | {"&"}
 _NOTHING: frozenset[str] = frozenset()
+# no length has more tokens
+_OPTION = 32
 
 
 def read_formula(latex: str) -> Formula:
@@ -100,7 +102,7 @@ class _Reader:
         while (token := self._peek()) in _CELLS:
             self.place += 1
             if token != "&":
-                self._bracket(drop=True)
+                self._leave_out(kinds.LENGTH)
             parts += ["&" if token == "&" else "\\\\ ", *self._row(ends | _CELLS)]
             cells = True
         return parts, cells
@@ -166,18 +168,22 @@ class _Reader:
             depth += (token == "{") - (token == "}")
         return "".join(self.tokens[begin : self.place - 1])
 
-    def _bracket(self, *, drop: bool = False) -> Parts:
-        """An optional argument, empty where there is none; one that is dropped is a length."""
+    def _bracket(self) -> Parts:
+        """An optional argument, empty where there is none."""
         if self._peek() != "[":
             return []
-        begin = self.place
         self.place += 1
         parts = self._row(frozenset("]") | _CELLS)
-        if drop and not re.fullmatch(r"\[[-+.\d\s]*[a-z\s]{2,}\s*", "".join(self.tokens[begin : self.place])):
-            self.place = begin
-            return []
         self._expect("]")
         return parts
+
+    def _leave_out(self, option: str) -> None:
+        """Leave out an optional argument whose text, without blanks, is of this pattern."""
+        if self._peek() != "[":
+            return
+        ahead = self.tokens[self.place + 1 : self.place + _OPTION]
+        if "]" in ahead and re.fullmatch(option, re.sub(r"\s", "", "".join(ahead[: ahead.index("]")]))):
+            self.place += ahead.index("]") + 2
 
     def _nucleus(self) -> Parts:
         token = self._next()
@@ -300,7 +306,8 @@ class _Reader:
         plain = name.removesuffix("*")
         if plain not in kinds.ENVIRONMENTS:
             raise FormulaError(f"{name} is no environment of formulas")
-        self._bracket(drop=False)
+        if name in kinds.PLACES:
+            self._leave_out(kinds.PLACES[name])
         columns = _columns(self._raw()) if plain in kinds.WITH_COLUMNS else ""
         parts, _ = self._cells(_NOTHING)
         self._expect("\\end")

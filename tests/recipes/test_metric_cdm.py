@@ -45,6 +45,20 @@ def row(names: str, *, step: int = 40, down: int = 0) -> Drawing:
         (r"\begin{pmatrix} a & b \\ c & d \end{pmatrix}", r"\left( a b c d \right)"),
         (r"\begin{cases} a \\[2pt] b \end{cases}", r"\left\{ a b"),
         (r"\begin{array}{*{2}{c}|l} a & b \\ \hline c \end{array}", r"a b c"),
+        (r"\begin{cases}[0,1)&a\\2&b\end{cases}", r"\left\{ [ 0 , 1 ) a 2 b"),
+        (r"\begin{align}[x,y]&=1\end{align}", "[ x , y ] = 1"),
+        (r"\begin{bmatrix}[a,b]&c\end{bmatrix}", r"\left[ [ a , b ] c \right]"),
+        (r"\begin{gathered}[a]\end{gathered}", "[ a ]"),
+        (r"\begin{cases}[t]\end{cases}", r"\left\{ [ t ]"),
+        (r"\begin{aligned} [ t ] a \end{aligned} \begin{array}[b]{c} x \end{array}", "a x"),
+        (
+            r"\begin{alignedat}[c]{2} a &= b \end{alignedat} \begin{pmatrix*}[r] 1 \end{pmatrix*}",
+            r"a = b \left( 1 \right)",
+        ),
+        (r"a=1\\ [a b]=c+d+e", "a = 1 [ a b ] = c + d + e"),
+        (r"a \\ [2] \\ [2ab] \\ [2\pi] \\ [\alpha] \\ [", r"a [ 2 ] [ 2 a b ] [ 2 \pi ] [ \alpha ] ["),
+        (r"a \\[0.3\baselineskip] b \\[\jot] c \\*[-2pt] d \\[1.5 em] e \\ [ .5 c m ] f", "a b c d e f"),
+        (r"a \\[-\jot] b \\[1,5ex] c \\[2.mm]", "a b c"),
         (r"a &= b \\ c &= d", r"a = b c = d"),
         (r"a \quad \, b \tag{1} \label{x} \hspace{2em} \phantom{c}", r"a b"),
         (r"\color{red} a \textcolor[rgb]{1,0,0}{b} \mkern-6mu c", r"a b c"),
@@ -58,6 +72,11 @@ def row(names: str, *, step: int = 40, down: int = 0) -> Drawing:
 )
 def test_tokens_are_what_is_drawn(latex, names):
     assert read_formula(latex).names == names.split()
+
+
+def test_brackets_after_line_breaks_are_read_once():
+    """Reading each of them a second time takes 2**40 steps."""
+    assert read_formula("a" + r"\\[\begin{matrix}" * 40 + r"\end{matrix}" * 40).names == ["a", *"[" * 40]
 
 
 @pytest.mark.parametrize(
