@@ -233,7 +233,7 @@ class _Reader:
             return sized(token, bracket) if bracket != "." else []
         if token == "\\not":
             other = self._single()
-            return [Symbol(f"\\not{other}"), f"{{\\not{other}}}"]
+            return [Symbol(f"\\not{other}"), f"{{\\not {other}}}"]
         if token in ("\\operatorname", "\\operatorname*"):
             return operator(self._argument(), limits=token.endswith("*"))
         if token[1:] in kinds.NAMES or token[1:] in kinds.NAMES_WITH_LIMITS:

@@ -139,17 +139,24 @@ def test_what_is_no_formula_is_refused(latex, complaint):
 
 
 @pytest.mark.parametrize(
-    "latex", [r"\%s", r"{\%s}{x}", r"\text{\%s{x}}", r"\left\%s x \right.", r"\big\%s", r"\hat\%s"]
-)
-@pytest.mark.parametrize("name", ["unheardof", "pdfobj", "pdffiledump", "write18", "special*", "@@input", ""])
+    "latex",
+    [
+        r"\%s", r"{\%s}{x}", r"\text{\%s{x}}", r"\left\%s x \right.", r"\big\%s", r"\hat\%s",
+        r"\not %s", r"\not{%s}", r"\left %s x \right %s", r"\left. x \middle %s y \right.", r"\big %s", r"\bigl{%s}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["unheardof", "pdfobj", "pdffiledump", "write18", "special*", "@@input", "", "g", "p"])
 def test_tex_gets_no_command_that_is_not_known_to_draw_one_symbol(latex, name):
     """Neither from mathematics nor from a text, a delimiter or an argument."""
     try:
-        text = read_formula(latex % name).coloured()
+        text = read_formula(latex.replace("%s", name)).coloured()
     except FormulaError:
         return
     given = set(re.findall(r"\\[A-Za-z]+|\\.", text))
-    assert given <= {r"\mathcolor", r"\textcolor", r"\color", r"\text", r"\left", r"\right", r"\big", r"\hat", r"\}"}
+    assert given <= {
+        r"\mathcolor", r"\textcolor", r"\color", r"\text", r"\left", r"\middle", r"\right", r"\big", r"\bigl", r"\hat",
+        r"\not", r"\}",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("latex", ["x=1 \\\\% first\n y=2", "x=1 \\\\ % first\n y=2", "x=1 % first\n\\\\ y=2"])

@@ -41,6 +41,10 @@ CASES = {
     (r"\frac{a", r"a"): 0,
     ("", r"a"): 0,
     ("x=1 \\\\% first\n y=2", "x=1 \\\\% first\n y=2"): 1,
+    # a letter after a command is no part of its name
+    (r"\not{p}+m", r"\not p+m"): 1,
+    (r"\not{p}+m", r"+m"): 4 / 5,
+    (r"\big g+x", r"+x"): 4 / 5,
     # TeX is asked for no more than symbols
     (r"a \pdfobj{b} \write18{c}", r"a"): 0,
     (r"a \pdfobj", r"a"): 1,
