@@ -30,7 +30,7 @@ MOST_PIXELS = 40_000_000
 
 _BEGIN = r"""
 \documentclass[12pt]{article}
-\usepackage{amsmath,amssymb,color}
+\usepackage{amsmath,amssymb,color}\setcounter{MaxMatrixCols}{50}
 \newcommand\maybe[1]{\IfFileExists{#1.sty}{\usepackage{#1}}{}}
 \maybe{upgreek}\maybe{cancel}
 \newcommand\page{\hoffset=-1in\voffset=-1in

@@ -65,6 +65,8 @@ def inside(latex: str) -> str:
 class _Reader:
     def __init__(self, latex: str) -> None:
         text = _COMMENT.sub(r"\1", latex).translate(_ASCII)
+        if re.search(r"[\ud800-\udfff]", text):
+            raise FormulaError("half of a pair of surrogates is no character")
         if "^^" in text:
             raise FormulaError("^^ does more than to draw")
         self.tokens = _TOKEN.findall(text)

@@ -131,6 +131,7 @@ def test_two_spellings_of_one_drawing_are_written_alike(one, other):
         (r"\left$ x \right)", r"\$ is no delimiter"),
         (r"\big^ x", r"\^ is no delimiter"),
         ("{" * 5000, "nested too deep"),
+        ("a+b\ud835", "half of a pair of surrogates is no character"),
     ],
 )
 def test_what_is_no_formula_is_refused(latex, complaint):

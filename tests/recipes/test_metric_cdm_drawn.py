@@ -31,6 +31,10 @@ CASES = {
     (r"\lim_{x\to0}\sin x", r"\operatorname*{lim}_{x\rightarrow 0}\mathrm{sin}\,x"): 1,
     (r"\begin{pmatrix}a&b\\c&d\end{pmatrix}", r"\left(\begin{array}{cc}a&b\\c&d\end{array}\right)"): 1,
     (r"\textcircled{1} 5°", r"\textcircled 1 5 °"): 1,
+    (
+        r"\begin{matrix}" + "&".join("abcdefghijklmn") + r"\end{matrix}",
+        r"\begin{array}{*{14}{c}}" + "&".join("abcdefghijklmn") + r"\end{array}",
+    ): 1,
     (r"a+b=d", r"a+b=c"): 4 / 5,
     (r"x_i+y", r"x+y"): 2 * 3 / 7,
     # the bar of a fraction is no slash
@@ -40,6 +44,7 @@ CASES = {
     (r"a \unheardof b", r"ab"): 1,
     (r"\frac{a", r"a"): 0,
     ("", r"a"): 0,
+    ("a+b\ud835", r"a+b"): 0,
     ("x=1 \\\\% first\n y=2", "x=1 \\\\% first\n y=2"): 1,
     # a letter after a command is no part of its name
     (r"\not{p}+m", r"\not p+m"): 1,
@@ -75,6 +80,13 @@ def test_every_symbol_of_a_large_formula_is_found():
     assert (drawing.boxes[:, 2:] > drawing.boxes[:, :2]).all()
     assert (drawing.boxes >= 0).all()
     assert (drawing.boxes[:, 2:].max(0) <= drawing.size).all()
+
+
+@needs_tex
+def test_half_a_character_of_the_truth_is_a_formula_that_is_not_drawn(folder, capsys):  # noqa: F811
+    assert run(formula_page("half", "a+b\ud835", "x+y"), half="$$a+b$$\n\n$$x+y$$") == 0
+    assert scores()["display_formula"]["cdm"] == 0.5
+    assert "1 with 1 formulas that TeX cannot draw, of score 0: half.jpg" in capsys.readouterr().out
 
 
 @needs_tex
