@@ -298,9 +298,16 @@ def test_an_engine_that_runs_programs_of_a_formula_is_refused():
 
 def test_no_tex_and_one_that_draws_nothing_are_told_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(TeXError, match=r"no TeX was found; install LaTeX .* amsmath"):
+    with pytest.raises(TeXError, match=r"no pdflatex or xelatex was found; install LaTeX .* amsmath"):
         find_engine()
+    with pytest.raises(TeXError, match=r"no xelatex was found; install LaTeX .* amsmath"):
+        CDM(engine="xelatex")
+    for name, lacks in {"xelatex": "color.sty", "pdflatex": "amsmath.sty"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '! {lacks} is not there' > formulas.log\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+        for use in (find_engine, lambda name=name: CDM(engine=name)):
+            with pytest.raises(TeXError, match=rf"{name} is there but cannot draw \({lacks} is not there\); install"):
+                use()
     (tmp_path / "pdflatex").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "pdflatex").chmod(0o755)
     with pytest.raises(TeXError, match=r"pdflatex is there but cannot draw \(it left no page\); install LaTeX"):
         find_engine()

@@ -1,6 +1,7 @@
 """CDM with a TeX installation, and without one in `recipes.evaluate`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,16 @@ def test_a_document_that_takes_too_long_is_given_up(monkeypatch):
 
 
 @needs_tex
+def test_the_first_tex_that_draws_is_found(tmp_path, monkeypatch):
+    for name, script in {"pdflatex": "exit 1", "xelatex": f'exec {shutil.which(ENGINE)} "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_engine() == "xelatex"
+    assert CDM(engine="xelatex").engine == "xelatex"
+
+
+@needs_tex
 def test_a_formula_reads_no_file_and_starts_no_program(tmp_path):
     (tmp_path / "secret.tex").write_text("secret")
     drawn = draw([Formula((rf"\input{{{tmp_path / 'secret.tex'}}}",))], ENGINE)
@@ -178,7 +189,10 @@ def test_the_evaluation_has_cdm_as_the_mean_over_pages(folder, capsys, monkeypat
 
 @pytest.mark.parametrize(
     ("options", "path", "reason"),
-    [(("--no-cdm",), None, "--no-cdm was given"), ((), "nowhere", "no TeX was found; install LaTeX of 2022")],
+    [
+        (("--no-cdm",), None, "--no-cdm was given"),
+        ((), "nowhere", "no pdflatex or xelatex was found; install LaTeX of 2022"),
+    ],
 )
 def test_without_cdm_the_scores_are_what_they_were(options, path, reason, folder, capsys, monkeypatch):  # noqa: F811
     if path:
