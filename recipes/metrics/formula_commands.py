@@ -96,9 +96,10 @@ DELIMITERS = {
 }  # fmt: skip
 # optional arguments that say where something stands, as patterns, by what they follow
 PLACES = {
+    "\\smash": "[tb]", "\\cfrac": "[lcr]",
     **dict.fromkeys(("array", "tabular", "aligned", "alignedat", "gathered"), "[tbc]"),
     **dict.fromkeys(("matrix*", "pmatrix*", "bmatrix*", "Bmatrix*", "vmatrix*", "Vmatrix*", "smallmatrix*"), "[lcr]"),
-}
+}  # fmt: skip
 _NUMBER = r"[-+]*(?:\d+[.,]?\d*|[.,]\d+)"
 _UNIT = "(?:pt|em|ex|mm|cm|in|mu|px|pc|bp|dd|cc|sp)"
 _LENGTHS = (

@@ -100,6 +100,11 @@ def delimiter(side: str, token: str) -> Parts:
     return [Symbol(side + token, "\\color"), f"{side} {_latex(token) or '.'}\\color{{black}}"]
 
 
+def fenced(left: str, parts: Parts, right: str) -> Parts:
+    r"""What stands between a `\left` and a `\right`."""
+    return ["{", *delimiter("\\left", left), *parts, *delimiter("\\right", right), "}"]
+
+
 def sized(command: str, token: str) -> Parts:
     r"""A delimiter after `\big` or another of its sizes."""
     return [Symbol(command + token), f"{{{command} {_latex(token) or '.'}}}"]

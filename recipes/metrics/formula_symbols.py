@@ -14,6 +14,7 @@ from recipes.metrics.formula_parts import (
     Parts,
     Symbol,
     delimiter,
+    fenced,
     fraction,
     is_plain,
     letters,
@@ -179,9 +180,9 @@ class _Reader:
         self._expect("]")
         return parts
 
-    def _leave_out(self, option: str) -> None:
-        """Leave out an optional argument whose text, without blanks, is of this pattern."""
-        if self._peek() != "[":
+    def _leave_out(self, option: str | None) -> None:
+        """Leave out an optional argument whose text, without blanks, is of this pattern; None where there is none."""
+        if option is None or self._peek() != "[":
             return
         ahead = self.tokens[self.place + 1 : self.place + _OPTION]
         if "]" in ahead and re.fullmatch(option, re.sub(r"\s", "", "".join(ahead[: ahead.index("]")]))):
@@ -197,8 +198,11 @@ class _Reader:
             return ["{}"]
         if token in ("}", "\\right", "\\end", *kinds.INFIX):
             raise FormulaError(f"{token} stands where something is needed")
+        self._leave_out(kinds.PLACES.get(token))
         if token in kinds.FRACTIONS:
             return fraction(kinds.FRACTIONS[token], self._argument(), self._argument())
+        if token == "\\genfrac":
+            return self._general_fraction()
         if token in kinds.ACCENTS:
             return [Symbol(token), f"{{{token}{{", *self._argument(), "}}"]
         if token in kinds.WITH_OPTION:
@@ -287,10 +291,17 @@ class _Reader:
             # \big{(}
             token = self._next()
             self.place += 1
-        token = {"{": "\\{", "}": "\\}"}.get(token, token)
-        if not token.startswith("\\") and not is_plain(token):
-            raise FormulaError(f"{token} is no delimiter")
-        return token
+        return _checked({"{": "\\{", "}": "\\}"}.get(token, token))
+
+    def _general_fraction(self) -> Parts:
+        """A fraction behind its delimiters, either of which may be empty, its bar's thickness and its style."""
+        left, right, thickness, _ = (re.sub(r"\s", "", self._raw()) for _ in range(4))
+        above, below = self._argument(), self._argument()
+        bar = not re.fullmatch(r"[-+]*[0.,]+[a-z]+", thickness)
+        if (left, right, bar) == ("(", ")", False):
+            return fraction("\\binom", above, below)
+        parts = fraction("\\frac" if bar else "\\atop", above, below)
+        return fenced(_checked(left or "."), parts, _checked(right or ".")) if left or right else parts
 
     def _fenced(self) -> Parts:
         left = self._delimiter()
@@ -301,15 +312,14 @@ class _Reader:
                 break
             if self.tokens[self.place - 1] not in _CELLS:
                 raise FormulaError(f"a \\right is missing before {self.tokens[self.place - 1]}")
-        return ["{", *delimiter("\\left", left), *inner, *delimiter("\\right", self._delimiter()), "}"]
+        return fenced(left, inner, self._delimiter())
 
     def _environment(self) -> Parts:
         name = re.sub(r"\s", "", self._raw())
         plain = name.removesuffix("*")
         if plain not in kinds.ENVIRONMENTS:
             raise FormulaError(f"{name} is no environment of formulas")
-        if name in kinds.PLACES:
-            self._leave_out(kinds.PLACES[name])
+        self._leave_out(kinds.PLACES.get(name))
         columns = _columns(self._raw()) if plain in kinds.WITH_COLUMNS else ""
         parts, _ = self._cells(_NOTHING)
         self._expect("\\end")
@@ -320,7 +330,7 @@ class _Reader:
         if plain not in kinds.DELIMITERS:
             return parts
         left, right = kinds.DELIMITERS[plain]
-        return ["{", *delimiter("\\left", left), *parts, *delimiter("\\right", right), "}"]
+        return fenced(left, parts, right)
 
     def _text(self) -> Parts:
         """A text's argument: every character that is no blank is a token."""
@@ -352,6 +362,12 @@ class _Reader:
             self._skip(kinds.DROPPED[token])
             return []
         return [] if token in kinds.SWITCHES or token in _CELLS else written(token)
+
+
+def _checked(token: str) -> str:
+    if not token.startswith("\\") and not is_plain(token):
+        raise FormulaError(f"{token} is no delimiter")
+    return token
 
 
 def _bare(parts: Parts) -> Parts:

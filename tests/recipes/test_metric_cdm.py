@@ -55,6 +55,9 @@ def row(names: str, *, step: int = 40, down: int = 0) -> Drawing:
             r"\begin{alignedat}[c]{2} a &= b \end{alignedat} \begin{pmatrix*}[r] 1 \end{pmatrix*}",
             r"a = b \left( 1 \right)",
         ),
+        (r"\smash[b]{y} \smash{[b]} \cfrac[l]{a}{b} \cfrac ab", r"y [ b ] \frac a b \frac a b"),
+        (r"\genfrac{[}{\}}{0pt}{1}{n}{k} \genfrac \{ | {} {} n k", r"\left[ n k \right\} \left\{ \frac n k \right|"),
+        (r"\genfrac{}{\rangle}{.4pt}{}{n}{k}", r"\frac n k \right\rangle"),
         (r"a=1\\ [a b]=c+d+e", "a = 1 [ a b ] = c + d + e"),
         (r"a \\ [2] \\ [2ab] \\ [2\pi] \\ [\alpha] \\ [", r"a [ 2 ] [ 2 a b ] [ 2 \pi ] [ \alpha ] ["),
         (r"a \\[0.3\baselineskip] b \\[\jot] c \\*[-2pt] d \\[1.5 em] e \\ [ .5 c m ] f", "a b c d e f"),
@@ -84,6 +87,9 @@ def test_brackets_after_line_breaks_are_read_once():
     [
         (r"\frac{a}{b}", r"{a \over b}"),
         (r"\frac{a}{b}", r"\tfrac a b"),
+        (r"\binom{n}{k}", r"\genfrac{(}{)}{0pt}{}{n}{k}"),
+        (r"\frac{n}{k}", r"\genfrac{}{}{}{0}{n}{k}"),
+        (r"{n \atop k}", r"{\genfrac{}{}{0.0 pt}{}{n}{k}}"),
         (r"a^{2}", r"a^2"),
         (r"x_{i}^{2}", r"x^2_i"),
         (r"f'", r"f^{\prime}"),
@@ -131,6 +137,8 @@ def test_two_spellings_of_one_drawing_are_written_alike(one, other):
         (r"\left$ x \right)", r"\$ is no delimiter"),
         (r"\big^ x", r"\^ is no delimiter"),
         ("{" * 5000, "nested too deep"),
+        (r"\genfrac{ab}{)}{0pt}{}{n}{k}", "ab is no delimiter"),
+        (r"\genfrac{(}{)}{0pt}{}{n}", "ends where something is needed"),
         ("a+b\ud835", "half of a pair of surrogates is no character"),
     ],
 )
@@ -144,6 +152,7 @@ def test_what_is_no_formula_is_refused(latex, complaint):
     [
         r"\%s", r"{\%s}{x}", r"\text{\%s{x}}", r"\left\%s x \right.", r"\big\%s", r"\hat\%s",
         r"\not %s", r"\not{%s}", r"\left %s x \right %s", r"\left. x \middle %s y \right.", r"\big %s", r"\bigl{%s}",
+        r"\genfrac{\%s}{.}{0pt}{\%s}{x}{y}", r"\genfrac{}{\%s}{\%s}{}{x}{y}", r"\smash[\%s]{x}", r"a\\[2\%s]b",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["unheardof", "pdfobj", "pdffiledump", "write18", "special*", "@@input", "", "g", "p"])
@@ -156,7 +165,7 @@ def test_tex_gets_no_command_that_is_not_known_to_draw_one_symbol(latex, name):
     given = set(re.findall(r"\\[A-Za-z]+|\\.", text))
     assert given <= {
         r"\mathcolor", r"\textcolor", r"\color", r"\text", r"\left", r"\middle", r"\right", r"\big", r"\bigl", r"\hat",
-        r"\not", r"\}",
+        r"\not", r"\}", r"\genfrac", r"\frac", r"\smash", r"\begin", r"\end", r"\\",
     }  # fmt: skip
 
 

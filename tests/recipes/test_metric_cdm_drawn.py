@@ -38,6 +38,7 @@ CASES = {
     ): 1,
     (r"a+b=d", r"a+b=c"): 4 / 5,
     (r"x_i+y", r"x+y"): 2 * 3 / 7,
+    (r"\genfrac[]{0pt}{}{n}{k}+\smash[b]{y}", r"\left[{n\atop k}\right]+y"): 1,
     # the bar of a fraction is no slash
     (r"\frac{a}{b}", r"a/b"): 2 / 3,
     (r"y=2x+3z", r"y=2z+3x"): 5 / 7,
