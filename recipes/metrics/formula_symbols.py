@@ -37,6 +37,8 @@ _ASCII = {
 _BREAKS = frozenset(("\\\\", "\\\\*", "\\cr", "\\newline", "\\tabularnewline"))
 _CELLS = _BREAKS | {"&"}
 _NOTHING: frozenset[str] = frozenset()
+# a pair with others inside
+_BRACES = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 # no length has more tokens
 _OPTION = 32
 
@@ -374,10 +376,14 @@ def _bare(parts: Parts) -> Parts:
     return [part for part in parts if isinstance(part, str)]
 
 
+def _repeated(columns: re.Match[str]) -> str:
+    return int(columns[1]) * (columns[2] or columns[3])
+
+
 def _columns(specification: str) -> str:
     """The columns' alignments alone, without rules and what stands between."""
-    text = re.sub(r"\s", "", specification)
-    text = re.sub(r"[@!<>]\{[^{}]*\}", "", text)
-    text = re.sub(r"\*\{?(\d{1,2})\}?\{([lcr|]+)\}", lambda found: int(found[1]) * found[2], text)
-    text = re.sub(r"[pmb]\{[^{}]*\}", "l", text)
+    text = re.sub(r"\s|\\[^A-Za-z]", "", specification)
+    text = re.sub("[@!<>]" + _BRACES, "", text)
+    text = re.sub("[pmb]" + _BRACES, "l", text)
+    text = re.sub(r"\*\{?(\d{1,2})\}?(?:\{([lcr|]+)\}|([lcr]))", _repeated, text)
     return re.sub("[^lcr]", "", text) or "l"

@@ -77,6 +77,23 @@ def test_tokens_are_what_is_drawn(latex, names):
     assert read_formula(latex).names == names.split()
 
 
+@pytest.mark.parametrize(
+    ("specification", "columns"),
+    [
+        (r"l|c||r", "lcr"),
+        (r"@{\hspace{1em}}l@{}c", "lc"),
+        (r"p{\dimexpr.5\linewidth} m{\dimexpr(\linewidth-\real{0.5}cm)} r", "llr"),
+        (r">{\color{blue}}r @{\{} c @{\}} !{\vrule width \real{1}pt} l", "rcl"),
+        (r"*{2}{c}|*3{lr}", "cclrlrlr"),
+        (r"*{3}{p{1cm}} *{2}{@{\hspace{1em}}l} *{4}c", "lllllcccc"),
+        (r"X", "l"),
+    ],
+)
+def test_columns_are_their_alignments(specification, columns):
+    text = read_formula(rf"\begin{{array}}{{{specification}}}\end{{array}}").coloured()
+    assert text == rf"\begin{{array}}{{{columns}}}\end{{array}}"
+
+
 def test_brackets_after_line_breaks_are_read_once():
     """Reading each of them a second time takes 2**40 steps."""
     assert read_formula("a" + r"\\[\begin{matrix}" * 40 + r"\end{matrix}" * 40).names == ["a", *"[" * 40]
