@@ -8,9 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from recipes.metrics import formula_commands as kinds
 from recipes.metrics.cdm import CDM
 from recipes.metrics.characters import Agreement, agree, common_name, compare_formulas, consistent
 from recipes.metrics.formula_drawing import MARGIN, Drawing, TeXError, find_engine, symbol_boxes
+from recipes.metrics.formula_names import SYMBOLS
 from recipes.metrics.formula_parts import Formula, FormulaError, Symbol
 from recipes.metrics.formula_symbols import inside, read_formula
 
@@ -196,18 +198,27 @@ PIECES = (
     "a", "1", "+", "{", "}", "_", "^", "'", "&", "(", ")", "[", "]", "|", "$", "~", "中", " ",
     r"\\", r"\,", r"\{", r"\}", r"\frac", r"\sqrt", r"\hat", r"\left", r"\right", r"\big", r"\over", r"\text",
     r"\mathbf", r"\sum", r"\limits", r"\not", r"\hspace", r"\tag", r"\operatorname",
-    r"\begin{array}{c}", r"\end{array}", r"\begin{cases}", r"\end{cases}",
+    r"\begin{array}{c}", r"\end{array}", r"\begin{cases}", r"\end{cases}", r"\begin{aligned}[t]", r"\end{aligned}",
+    r"\genfrac", r"\smash", r"\cfrac", "[b]", "[2pt]", r"\jot", r"\unheardof", r"\pdfobj", r"\z@",
 )  # fmt: skip
+# what is no symbol
+STRUCTURE = {
+    "\\mathcolor", "\\textcolor", "\\color", "\\begin", "\\end", "\\\\", "\\left", "\\middle", "\\right", "\\not",
+    "\\genfrac", "\\nolimits", "\\^", "\\textcircled", "\\substack",
+    *kinds.ACCENTS, *kinds.WITH_OPTION, *kinds.FRACTIONS.values(), *kinds.STACKS, *kinds.FONTS.values(),
+    *kinds.TEXTS.values(), *kinds.SWITCHES, *kinds.SPACES, *kinds.PHANTOMS, *kinds.SIZES,
+}  # fmt: skip
 
 
 @example(["\\text", "}"])
 @example(["\\hspace", "}"])
 @given(st.lists(st.sampled_from(PIECES), max_size=24))
-def test_any_text_is_a_formula_or_refused_and_its_groups_are_closed(pieces):
+def test_any_text_is_a_formula_of_known_commands_or_refused_and_its_groups_are_closed(pieces):
     try:
         formula = read_formula(" ".join(pieces))
     except FormulaError:
         return
+    assert set(re.findall(r"\\[A-Za-z]+|\\.", formula.coloured())) <= SYMBOLS | STRUCTURE
     text = re.sub(r"\\.", "", formula.coloured())
     depths = np.cumsum([(letter == "{") - (letter == "}") for letter in text] or [0])
     assert depths[-1] == 0
