@@ -23,18 +23,21 @@ from recipes.benchmark.settings import Settings, machine
 
 # loading last: as training does, it changes how this process keeps freed memory
 PARTS = {"step": training_step, "reading": reading, "evaluation": evaluation, "loading": loading}
+DEFAULT = " (default %(default)s)"
 
 
 def main(given: list[str] | None = None) -> int:
     """Measure, write, report; 2 where a part that was asked for cannot run here."""
     parser = argparse.ArgumentParser(prog="python -m recipes.bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
-    parser.add_argument("--steps", type=int, default=30, help="timed steps of each variant in step (default 30)")
-    parser.add_argument("--warm-up", type=int, default=5, help="steps before the timing begins (default 5)")
-    parser.add_argument("--loading-steps", type=int, default=240, help="timed steps of each in loading (default 240)")
-    parser.add_argument("--rounds", type=int, default=5, help="of reading (default 5)")
-    parser.add_argument("--pages", type=int, default=1355, help="in evaluation (default 1355)")
-    parser.add_argument("--output", type=Path, default=Path("results/bench"), help="folder (default results/bench)")
+    parser.add_argument("--steps", type=int, default=Settings.steps, help=f"timed of each variant in step{DEFAULT}")
+    parser.add_argument("--warm-up", type=int, default=Settings.warm_up, help=f"steps before the timing{DEFAULT}")
+    parser.add_argument(
+        "--loading-steps", type=int, default=Settings.loading_steps, help=f"timed of each in loading{DEFAULT}"
+    )
+    parser.add_argument("--rounds", type=int, default=Settings.rounds, help=f"of reading{DEFAULT}")
+    parser.add_argument("--pages", type=int, default=Settings.pages, help=f"in evaluation{DEFAULT}")
+    parser.add_argument("--output", type=Path, default=Path("results/bench"), help=f"folder{DEFAULT}")
     options = parser.parse_args(given)
     if options.steps < 2 or options.loading_steps < 2 or options.warm_up < 0:
         parser.error("--steps and --loading-steps must be at least 2 and --warm-up not negative")

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import Profiler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from encoders.benchmark.rounds import CannotMeasure, Spread, spread
+from recipes.benchmark.progress import progress_bar
 from recipes.benchmark.settings import PLACE, Settings
 from recipes.cli import Resolved
 from recipes.configuration import Tree, plain, read
@@ -62,7 +62,7 @@ def measure(name: str, tree: Tree, settings: Settings) -> dict[str, Any]:
     tree["model"]["init_args"].pop("start_from", None)
     steps = settings.warm_up + settings.loading_steps
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as folder, _threads(threads), _quiet(), _progress() as progress:
+    with tempfile.TemporaryDirectory() as folder, _threads(threads), _quiet(), progress_bar() as progress:
         task = progress.add_task(f"{name}: pages", total=None)
         resolved = _resolve(name, tree, folder)
         torch.manual_seed(resolved.seed)
@@ -171,7 +171,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
-
-
-def _progress() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

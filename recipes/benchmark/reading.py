@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from encoders.benchmark import rounds
@@ -20,6 +19,7 @@ from encoders.sam import SAMTokenizer
 from encoders.views import Views
 from mhc import Attention, CausalLanguageModel, Residual, SwiGLU
 from mhc.mixture_of_experts import MixtureOfExperts
+from recipes.benchmark.progress import progress_bar
 from recipes.benchmark.settings import PLACE, Settings
 from recipes.documents.generate import Generator
 from recipes.documents.options import Contents
@@ -62,7 +62,7 @@ def compare(reader: Reader, images: Sequence[Image.Image], count: int) -> Iterat
     Raises:
         CannotMeasure: the model ended a text early, so that batches did different work.
     """
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("reading", total=len(BATCHES) * (count + 1))
 
         def run(batch: int) -> None:
@@ -160,7 +160,3 @@ def made_up_pages(count: int) -> list[Image.Image]:
     """Pages of A4's shape, as images of RGB."""
     generator = Generator(Corpus.read(), 0, WIDTH, HEIGHT, Contents(text_size=TEXT_SIZE))
     return [page.image.convert("RGB") for page in generator.pages(range(count))]
-
-
-def _progress() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

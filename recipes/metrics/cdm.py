@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from recipes.metrics.characters import compare_formulas
-from recipes.metrics.formula_drawing import check_engine, find_engine
+from recipes.metrics.formula_drawing import find_engine
 
 
 class CDM(Metric):
@@ -19,7 +19,7 @@ class CDM(Metric):
         engine: pdflatex or xelatex; the first that is there by default.
 
     Raises:
-        TeXError: there is no TeX, or it lacks a package.
+        TeXError: there is no TeX, or not this one, or it lacks a package.
         ValueError: another engine.
     """
 
@@ -31,7 +31,7 @@ class CDM(Metric):
 
     def __init__(self, *, engine: str | None = None, **options: object) -> None:
         super().__init__(**options)
-        self.engine = check_engine(engine) if engine else find_engine()
+        self.engine = find_engine((engine,)) if engine else find_engine()
         self.add_state("totals", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 

@@ -94,6 +94,20 @@ DELIMITERS = {
     "pmatrix": ("(", ")"), "bmatrix": ("[", "]"), "Bmatrix": ("\\{", "\\}"), "vmatrix": ("|", "|"),
     "Vmatrix": ("\\|", "\\|"), "cases": ("\\{", "."), "dcases": ("\\{", "."), "rcases": (".", "\\}"),
 }  # fmt: skip
+# optional arguments that say where something stands, as patterns, by what they follow
+PLACES = {
+    "\\smash": "[tb]", "\\cfrac": "[lcr]",
+    **dict.fromkeys(("array", "tabular", "aligned", "alignedat", "gathered"), "[tbc]"),
+    **dict.fromkeys(("matrix*", "pmatrix*", "bmatrix*", "Bmatrix*", "vmatrix*", "Vmatrix*", "smallmatrix*"), "[lcr]"),
+}  # fmt: skip
+_NUMBER = r"[-+]*(?:\d+[.,]?\d*|[.,]\d+)"
+_UNIT = "(?:pt|em|ex|mm|cm|in|mu|px|pc|bp|dd|cc|sp)"
+_LENGTHS = (
+    r"\\(?:jot|(?:normal)?(?:baselineskip|lineskip)|(?:small|med|big)skipamount|(?:above|below)display(?:short)?skip|"
+    r"parskip|parindent|arraycolsep|tabcolsep|(?:text|line|column)width|textheight)"
+)
+# the optional argument of a line break, as a pattern
+LENGTH = f"{_NUMBER}{_UNIT}|(?:{_NUMBER}|-)?{_LENGTHS}"
 # environments that are followed by an argument of their own
 WITH_COLUMNS = frozenset(("array", "tabular", "alignat", "alignedat"))
 

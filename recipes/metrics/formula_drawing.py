@@ -20,6 +20,10 @@ from scipy.ndimage import find_objects
 from recipes.metrics.formula_parts import Formula, visible
 
 ENGINES = ("pdflatex", "xelatex")
+NEEDS = (
+    "LaTeX of 2022 or later with amsmath, amssymb and color (on Debian: texlive-latex-recommended, for xelatex "
+    "texlive-xetex, too)"
+)
 # what the benchmark draws with: the consistency of positions is judged in these pixels
 DOTS_PER_INCH = 200
 MARGIN = 8
@@ -30,7 +34,7 @@ MOST_PIXELS = 40_000_000
 
 _BEGIN = r"""
 \documentclass[12pt]{article}
-\usepackage{amsmath,amssymb,color}
+\usepackage{amsmath,amssymb,color}\setcounter{MaxMatrixCols}{50}
 \newcommand\maybe[1]{\IfFileExists{#1.sty}{\usepackage{#1}}{}}
 \maybe{upgreek}\maybe{cancel}
 \newcommand\page{\hoffset=-1in\voffset=-1in
@@ -95,20 +99,23 @@ def check_engine(engine: str) -> str:
     return engine
 
 
-def find_engine() -> str:
-    """The first TeX on PATH that draws a coloured symbol.
+def find_engine(engines: Sequence[str] = ENGINES) -> str:
+    """The first of some engines that is on PATH and draws a coloured symbol.
 
     Raises:
-        TeXError: none is there, or it lacks a package.
+        TeXError: none is there, or each lacks a package.
+        ValueError: formulas are not drawn with one of them.
     """
-    engine = next((name for name in ENGINES if shutil.which(name)), None)
-    needs = "LaTeX of 2022 or later with amsmath, amssymb and color (on Debian: texlive-latex-recommended)"
-    if engine is None:
-        raise TeXError(f"no TeX was found; install {needs}")
-    run = _run([Formula(tuple(visible("x")))], engine)
-    if run.wrong or len(run.pages) != 1 or run.pages[0] is None or run.pages[0].names != ("x",):
-        raise TeXError(f"{engine} is there but cannot draw ({run.complaint or 'it left no page'}); install {needs}")
-    return engine
+    complaints = []
+    for engine in map(check_engine, engines):
+        if not shutil.which(engine):
+            continue
+        run = _run([Formula(tuple(visible("x")))], engine)
+        if not run.wrong and [drawing and drawing.names for drawing in run.pages] == [("x",)]:
+            return engine
+        complaints.append(f"{engine} is there but cannot draw ({run.complaint or 'it left no page'})")
+    complaint = complaints[0] if complaints else f"no {' or '.join(engines)} was found"
+    raise TeXError(f"{complaint}; install {NEEDS}")
 
 
 def draw(formulas: Sequence[Formula], engine: str) -> list[Drawing | None]:

@@ -97,12 +97,17 @@ def delimiter(side: str, token: str) -> Parts:
     r"""A `\left`, `\middle` or `\right`: its colour is that of the group it stands in, for no other may end before."""
     if token == ".":
         return [f"{side}."]
-    return [Symbol(side + token, "\\color"), f"{side}{_latex(token) or '.'}\\color{{black}}"]
+    return [Symbol(side + token, "\\color"), f"{side} {_latex(token) or '.'}\\color{{black}}"]
+
+
+def fenced(left: str, parts: Parts, right: str) -> Parts:
+    r"""What stands between a `\left` and a `\right`."""
+    return ["{", *delimiter("\\left", left), *parts, *delimiter("\\right", right), "}"]
 
 
 def sized(command: str, token: str) -> Parts:
     r"""A delimiter after `\big` or another of its sizes."""
-    return [Symbol(command + token), f"{{{command}{_latex(token) or '.'}}}"]
+    return [Symbol(command + token), f"{{{command} {_latex(token) or '.'}}}"]
 
 
 def _latex(token: str) -> str:

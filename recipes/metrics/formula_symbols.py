@@ -14,6 +14,7 @@ from recipes.metrics.formula_parts import (
     Parts,
     Symbol,
     delimiter,
+    fenced,
     fraction,
     is_plain,
     letters,
@@ -36,6 +37,10 @@ _ASCII = {
 _BREAKS = frozenset(("\\\\", "\\\\*", "\\cr", "\\newline", "\\tabularnewline"))
 _CELLS = _BREAKS | {"&"}
 _NOTHING: frozenset[str] = frozenset()
+# a pair with others inside
+_BRACES = r"\{(?:[^{}]|\{[^{}]*\})*\}"
+# no length has more tokens
+_OPTION = 32
 
 
 def read_formula(latex: str) -> Formula:
@@ -63,6 +68,8 @@ def inside(latex: str) -> str:
 class _Reader:
     def __init__(self, latex: str) -> None:
         text = _COMMENT.sub(r"\1", latex).translate(_ASCII)
+        if re.search(r"[\ud800-\udfff]", text):
+            raise FormulaError("half of a pair of surrogates is no character")
         if "^^" in text:
             raise FormulaError("^^ does more than to draw")
         self.tokens = _TOKEN.findall(text)
@@ -100,7 +107,7 @@ class _Reader:
         while (token := self._peek()) in _CELLS:
             self.place += 1
             if token != "&":
-                self._bracket(drop=True)
+                self._leave_out(kinds.LENGTH)
             parts += ["&" if token == "&" else "\\\\ ", *self._row(ends | _CELLS)]
             cells = True
         return parts, cells
@@ -166,18 +173,22 @@ class _Reader:
             depth += (token == "{") - (token == "}")
         return "".join(self.tokens[begin : self.place - 1])
 
-    def _bracket(self, *, drop: bool = False) -> Parts:
-        """An optional argument, empty where there is none; one that is dropped is a length."""
+    def _bracket(self) -> Parts:
+        """An optional argument, empty where there is none."""
         if self._peek() != "[":
             return []
-        begin = self.place
         self.place += 1
         parts = self._row(frozenset("]") | _CELLS)
-        if drop and not re.fullmatch(r"\[[-+.\d\s]*[a-z\s]{2,}\s*", "".join(self.tokens[begin : self.place])):
-            self.place = begin
-            return []
         self._expect("]")
         return parts
+
+    def _leave_out(self, option: str | None) -> None:
+        """Leave out an optional argument whose text, without blanks, is of this pattern; None where there is none."""
+        if option is None or self._peek() != "[":
+            return
+        ahead = self.tokens[self.place + 1 : self.place + _OPTION]
+        if "]" in ahead and re.fullmatch(option, re.sub(r"\s", "", "".join(ahead[: ahead.index("]")]))):
+            self.place += ahead.index("]") + 2
 
     def _nucleus(self) -> Parts:
         token = self._next()
@@ -189,8 +200,11 @@ class _Reader:
             return ["{}"]
         if token in ("}", "\\right", "\\end", *kinds.INFIX):
             raise FormulaError(f"{token} stands where something is needed")
+        self._leave_out(kinds.PLACES.get(token))
         if token in kinds.FRACTIONS:
             return fraction(kinds.FRACTIONS[token], self._argument(), self._argument())
+        if token == "\\genfrac":
+            return self._general_fraction()
         if token in kinds.ACCENTS:
             return [Symbol(token), f"{{{token}{{", *self._argument(), "}}"]
         if token in kinds.WITH_OPTION:
@@ -227,7 +241,7 @@ class _Reader:
             return sized(token, bracket) if bracket != "." else []
         if token == "\\not":
             other = self._single()
-            return [Symbol(f"\\not{other}"), f"{{\\not{other}}}"]
+            return [Symbol(f"\\not{other}"), f"{{\\not {other}}}"]
         if token in ("\\operatorname", "\\operatorname*"):
             return operator(self._argument(), limits=token.endswith("*"))
         if token[1:] in kinds.NAMES or token[1:] in kinds.NAMES_WITH_LIMITS:
@@ -279,10 +293,17 @@ class _Reader:
             # \big{(}
             token = self._next()
             self.place += 1
-        token = {"{": "\\{", "}": "\\}"}.get(token, token)
-        if not token.startswith("\\") and not is_plain(token):
-            raise FormulaError(f"{token} is no delimiter")
-        return token
+        return _checked({"{": "\\{", "}": "\\}"}.get(token, token))
+
+    def _general_fraction(self) -> Parts:
+        """A fraction behind its delimiters, either of which may be empty, its bar's thickness and its style."""
+        left, right, thickness, _ = (re.sub(r"\s", "", self._raw()) for _ in range(4))
+        above, below = self._argument(), self._argument()
+        bar = not re.fullmatch(r"[-+]*[0.,]+[a-z]+", thickness)
+        if (left, right, bar) == ("(", ")", False):
+            return fraction("\\binom", above, below)
+        parts = fraction("\\frac" if bar else "\\atop", above, below)
+        return fenced(_checked(left or "."), parts, _checked(right or ".")) if left or right else parts
 
     def _fenced(self) -> Parts:
         left = self._delimiter()
@@ -293,14 +314,14 @@ class _Reader:
                 break
             if self.tokens[self.place - 1] not in _CELLS:
                 raise FormulaError(f"a \\right is missing before {self.tokens[self.place - 1]}")
-        return ["{", *delimiter("\\left", left), *inner, *delimiter("\\right", self._delimiter()), "}"]
+        return fenced(left, inner, self._delimiter())
 
     def _environment(self) -> Parts:
         name = re.sub(r"\s", "", self._raw())
         plain = name.removesuffix("*")
         if plain not in kinds.ENVIRONMENTS:
             raise FormulaError(f"{name} is no environment of formulas")
-        self._bracket(drop=False)
+        self._leave_out(kinds.PLACES.get(name))
         columns = _columns(self._raw()) if plain in kinds.WITH_COLUMNS else ""
         parts, _ = self._cells(_NOTHING)
         self._expect("\\end")
@@ -311,7 +332,7 @@ class _Reader:
         if plain not in kinds.DELIMITERS:
             return parts
         left, right = kinds.DELIMITERS[plain]
-        return ["{", *delimiter("\\left", left), *parts, *delimiter("\\right", right), "}"]
+        return fenced(left, parts, right)
 
     def _text(self) -> Parts:
         """A text's argument: every character that is no blank is a token."""
@@ -345,14 +366,24 @@ class _Reader:
         return [] if token in kinds.SWITCHES or token in _CELLS else written(token)
 
 
+def _checked(token: str) -> str:
+    if not token.startswith("\\") and not is_plain(token):
+        raise FormulaError(f"{token} is no delimiter")
+    return token
+
+
 def _bare(parts: Parts) -> Parts:
     return [part for part in parts if isinstance(part, str)]
 
 
+def _repeated(columns: re.Match[str]) -> str:
+    return int(columns[1]) * (columns[2] or columns[3])
+
+
 def _columns(specification: str) -> str:
     """The columns' alignments alone, without rules and what stands between."""
-    text = re.sub(r"\s", "", specification)
-    text = re.sub(r"[@!<>]\{[^{}]*\}", "", text)
-    text = re.sub(r"\*\{?(\d{1,2})\}?\{([lcr|]+)\}", lambda found: int(found[1]) * found[2], text)
-    text = re.sub(r"[pmb]\{[^{}]*\}", "l", text)
+    text = re.sub(r"\s|\\[^A-Za-z]", "", specification)
+    text = re.sub("[@!<>]" + _BRACES, "", text)
+    text = re.sub("[pmb]" + _BRACES, "l", text)
+    text = re.sub(r"\*\{?(\d{1,2})\}?(?:\{([lcr|]+)\}|([lcr]))", _repeated, text)
     return re.sub("[^lcr]", "", text) or "l"

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from recipes.metrics import formula_commands as kinds
 from recipes.metrics.cdm import CDM
 from recipes.metrics.characters import Agreement, agree, common_name, compare_formulas, consistent
 from recipes.metrics.formula_drawing import MARGIN, Drawing, TeXError, find_engine, symbol_boxes
+from recipes.metrics.formula_names import SYMBOLS
 from recipes.metrics.formula_parts import Formula, FormulaError, Symbol
 from recipes.metrics.formula_symbols import inside, read_formula
 
@@ -45,6 +47,23 @@ def row(names: str, *, step: int = 40, down: int = 0) -> Drawing:
         (r"\begin{pmatrix} a & b \\ c & d \end{pmatrix}", r"\left( a b c d \right)"),
         (r"\begin{cases} a \\[2pt] b \end{cases}", r"\left\{ a b"),
         (r"\begin{array}{*{2}{c}|l} a & b \\ \hline c \end{array}", r"a b c"),
+        (r"\begin{cases}[0,1)&a\\2&b\end{cases}", r"\left\{ [ 0 , 1 ) a 2 b"),
+        (r"\begin{align}[x,y]&=1\end{align}", "[ x , y ] = 1"),
+        (r"\begin{bmatrix}[a,b]&c\end{bmatrix}", r"\left[ [ a , b ] c \right]"),
+        (r"\begin{gathered}[a]\end{gathered}", "[ a ]"),
+        (r"\begin{cases}[t]\end{cases}", r"\left\{ [ t ]"),
+        (r"\begin{aligned} [ t ] a \end{aligned} \begin{array}[b]{c} x \end{array}", "a x"),
+        (
+            r"\begin{alignedat}[c]{2} a &= b \end{alignedat} \begin{pmatrix*}[r] 1 \end{pmatrix*}",
+            r"a = b \left( 1 \right)",
+        ),
+        (r"\smash[b]{y} \smash{[b]} \cfrac[l]{a}{b} \cfrac ab", r"y [ b ] \frac a b \frac a b"),
+        (r"\genfrac{[}{\}}{0pt}{1}{n}{k} \genfrac \{ | {} {} n k", r"\left[ n k \right\} \left\{ \frac n k \right|"),
+        (r"\genfrac{}{\rangle}{.4pt}{}{n}{k}", r"\frac n k \right\rangle"),
+        (r"a=1\\ [a b]=c+d+e", "a = 1 [ a b ] = c + d + e"),
+        (r"a \\ [2] \\ [2ab] \\ [2\pi] \\ [\alpha] \\ [", r"a [ 2 ] [ 2 a b ] [ 2 \pi ] [ \alpha ] ["),
+        (r"a \\[0.3\baselineskip] b \\[\jot] c \\*[-2pt] d \\[1.5 em] e \\ [ .5 c m ] f", "a b c d e f"),
+        (r"a \\[-\jot] b \\[1,5ex] c \\[2.mm]", "a b c"),
         (r"a &= b \\ c &= d", r"a = b c = d"),
         (r"a \quad \, b \tag{1} \label{x} \hspace{2em} \phantom{c}", r"a b"),
         (r"\color{red} a \textcolor[rgb]{1,0,0}{b} \mkern-6mu c", r"a b c"),
@@ -61,10 +80,35 @@ def test_tokens_are_what_is_drawn(latex, names):
 
 
 @pytest.mark.parametrize(
+    ("specification", "columns"),
+    [
+        (r"l|c||r", "lcr"),
+        (r"@{\hspace{1em}}l@{}c", "lc"),
+        (r"p{\dimexpr.5\linewidth} m{\dimexpr(\linewidth-\real{0.5}cm)} r", "llr"),
+        (r">{\color{blue}}r @{\{} c @{\}} !{\vrule width \real{1}pt} l", "rcl"),
+        (r"*{2}{c}|*3{lr}", "cclrlrlr"),
+        (r"*{3}{p{1cm}} *{2}{@{\hspace{1em}}l} *{4}c", "lllllcccc"),
+        (r"X", "l"),
+    ],
+)
+def test_columns_are_their_alignments(specification, columns):
+    text = read_formula(rf"\begin{{array}}{{{specification}}}\end{{array}}").coloured()
+    assert text == rf"\begin{{array}}{{{columns}}}\end{{array}}"
+
+
+def test_brackets_after_line_breaks_are_read_once():
+    """Reading each of them a second time takes 2**40 steps."""
+    assert read_formula("a" + r"\\[\begin{matrix}" * 40 + r"\end{matrix}" * 40).names == ["a", *"[" * 40]
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
         (r"\frac{a}{b}", r"{a \over b}"),
         (r"\frac{a}{b}", r"\tfrac a b"),
+        (r"\binom{n}{k}", r"\genfrac{(}{)}{0pt}{}{n}{k}"),
+        (r"\frac{n}{k}", r"\genfrac{}{}{}{0}{n}{k}"),
+        (r"{n \atop k}", r"{\genfrac{}{}{0.0 pt}{}{n}{k}}"),
         (r"a^{2}", r"a^2"),
         (r"x_{i}^{2}", r"x^2_i"),
         (r"f'", r"f^{\prime}"),
@@ -112,6 +156,9 @@ def test_two_spellings_of_one_drawing_are_written_alike(one, other):
         (r"\left$ x \right)", r"\$ is no delimiter"),
         (r"\big^ x", r"\^ is no delimiter"),
         ("{" * 5000, "nested too deep"),
+        (r"\genfrac{ab}{)}{0pt}{}{n}{k}", "ab is no delimiter"),
+        (r"\genfrac{(}{)}{0pt}{}{n}", "ends where something is needed"),
+        ("a+b\ud835", "half of a pair of surrogates is no character"),
     ],
 )
 def test_what_is_no_formula_is_refused(latex, complaint):
@@ -120,17 +167,25 @@ def test_what_is_no_formula_is_refused(latex, complaint):
 
 
 @pytest.mark.parametrize(
-    "latex", [r"\%s", r"{\%s}{x}", r"\text{\%s{x}}", r"\left\%s x \right.", r"\big\%s", r"\hat\%s"]
-)
-@pytest.mark.parametrize("name", ["unheardof", "pdfobj", "pdffiledump", "write18", "special*", "@@input", ""])
+    "latex",
+    [
+        r"\%s", r"{\%s}{x}", r"\text{\%s{x}}", r"\left\%s x \right.", r"\big\%s", r"\hat\%s",
+        r"\not %s", r"\not{%s}", r"\left %s x \right %s", r"\left. x \middle %s y \right.", r"\big %s", r"\bigl{%s}",
+        r"\genfrac{\%s}{.}{0pt}{\%s}{x}{y}", r"\genfrac{}{\%s}{\%s}{}{x}{y}", r"\smash[\%s]{x}", r"a\\[2\%s]b",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["unheardof", "pdfobj", "pdffiledump", "write18", "special*", "@@input", "", "g", "p"])
 def test_tex_gets_no_command_that_is_not_known_to_draw_one_symbol(latex, name):
     """Neither from mathematics nor from a text, a delimiter or an argument."""
     try:
-        text = read_formula(latex % name).coloured()
+        text = read_formula(latex.replace("%s", name)).coloured()
     except FormulaError:
         return
     given = set(re.findall(r"\\[A-Za-z]+|\\.", text))
-    assert given <= {r"\mathcolor", r"\textcolor", r"\color", r"\text", r"\left", r"\right", r"\big", r"\hat", r"\}"}
+    assert given <= {
+        r"\mathcolor", r"\textcolor", r"\color", r"\text", r"\left", r"\middle", r"\right", r"\big", r"\bigl", r"\hat",
+        r"\not", r"\}", r"\genfrac", r"\frac", r"\smash", r"\begin", r"\end", r"\\",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("latex", ["x=1 \\\\% first\n y=2", "x=1 \\\\ % first\n y=2", "x=1 % first\n\\\\ y=2"])
@@ -143,18 +198,27 @@ PIECES = (
     "a", "1", "+", "{", "}", "_", "^", "'", "&", "(", ")", "[", "]", "|", "$", "~", "中", " ",
     r"\\", r"\,", r"\{", r"\}", r"\frac", r"\sqrt", r"\hat", r"\left", r"\right", r"\big", r"\over", r"\text",
     r"\mathbf", r"\sum", r"\limits", r"\not", r"\hspace", r"\tag", r"\operatorname",
-    r"\begin{array}{c}", r"\end{array}", r"\begin{cases}", r"\end{cases}",
+    r"\begin{array}{c}", r"\end{array}", r"\begin{cases}", r"\end{cases}", r"\begin{aligned}[t]", r"\end{aligned}",
+    r"\genfrac", r"\smash", r"\cfrac", "[b]", "[2pt]", r"\jot", r"\unheardof", r"\pdfobj", r"\z@",
 )  # fmt: skip
+# what is no symbol
+STRUCTURE = {
+    "\\mathcolor", "\\textcolor", "\\color", "\\begin", "\\end", "\\\\", "\\left", "\\middle", "\\right", "\\not",
+    "\\genfrac", "\\nolimits", "\\^", "\\textcircled", "\\substack",
+    *kinds.ACCENTS, *kinds.WITH_OPTION, *kinds.FRACTIONS.values(), *kinds.STACKS, *kinds.FONTS.values(),
+    *kinds.TEXTS.values(), *kinds.SWITCHES, *kinds.SPACES, *kinds.PHANTOMS, *kinds.SIZES,
+}  # fmt: skip
 
 
 @example(["\\text", "}"])
 @example(["\\hspace", "}"])
 @given(st.lists(st.sampled_from(PIECES), max_size=24))
-def test_any_text_is_a_formula_or_refused_and_its_groups_are_closed(pieces):
+def test_any_text_is_a_formula_of_known_commands_or_refused_and_its_groups_are_closed(pieces):
     try:
         formula = read_formula(" ".join(pieces))
     except FormulaError:
         return
+    assert set(re.findall(r"\\[A-Za-z]+|\\.", formula.coloured())) <= SYMBOLS | STRUCTURE
     text = re.sub(r"\\.", "", formula.coloured())
     depths = np.cumsum([(letter == "{") - (letter == "}") for letter in text] or [0])
     assert depths[-1] == 0
@@ -271,9 +335,16 @@ def test_an_engine_that_runs_programs_of_a_formula_is_refused():
 
 def test_no_tex_and_one_that_draws_nothing_are_told_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(TeXError, match=r"no TeX was found; install LaTeX .* amsmath"):
+    with pytest.raises(TeXError, match=r"no pdflatex or xelatex was found; install LaTeX .* amsmath"):
         find_engine()
+    with pytest.raises(TeXError, match=r"no xelatex was found; install LaTeX .* amsmath"):
+        CDM(engine="xelatex")
+    for name, lacks in {"xelatex": "color.sty", "pdflatex": "amsmath.sty"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '! {lacks} is not there' > formulas.log\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+        for use in (find_engine, lambda name=name: CDM(engine=name)):
+            with pytest.raises(TeXError, match=rf"{name} is there but cannot draw \({lacks} is not there\); install"):
+                use()
     (tmp_path / "pdflatex").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "pdflatex").chmod(0o755)
     with pytest.raises(TeXError, match=r"pdflatex is there but cannot draw \(it left no page\); install LaTeX"):
         find_engine()

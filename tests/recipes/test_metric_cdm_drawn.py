@@ -1,6 +1,7 @@
 """CDM with a TeX installation, and without one in `recipes.evaluate`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,13 @@ CASES = {
     (r"\lim_{x\to0}\sin x", r"\operatorname*{lim}_{x\rightarrow 0}\mathrm{sin}\,x"): 1,
     (r"\begin{pmatrix}a&b\\c&d\end{pmatrix}", r"\left(\begin{array}{cc}a&b\\c&d\end{array}\right)"): 1,
     (r"\textcircled{1} 5°", r"\textcircled 1 5 °"): 1,
+    (
+        r"\begin{matrix}" + "&".join("abcdefghijklmn") + r"\end{matrix}",
+        r"\begin{array}{*{14}{c}}" + "&".join("abcdefghijklmn") + r"\end{array}",
+    ): 1,
     (r"a+b=d", r"a+b=c"): 4 / 5,
     (r"x_i+y", r"x+y"): 2 * 3 / 7,
+    (r"\genfrac[]{0pt}{}{n}{k}+\smash[b]{y}", r"\left[{n\atop k}\right]+y"): 1,
     # the bar of a fraction is no slash
     (r"\frac{a}{b}", r"a/b"): 2 / 3,
     (r"y=2x+3z", r"y=2z+3x"): 5 / 7,
@@ -40,7 +46,12 @@ CASES = {
     (r"a \unheardof b", r"ab"): 1,
     (r"\frac{a", r"a"): 0,
     ("", r"a"): 0,
+    ("a+b\ud835", r"a+b"): 0,
     ("x=1 \\\\% first\n y=2", "x=1 \\\\% first\n y=2"): 1,
+    # a letter after a command is no part of its name
+    (r"\not{p}+m", r"\not p+m"): 1,
+    (r"\not{p}+m", r"+m"): 4 / 5,
+    (r"\big g+x", r"+x"): 4 / 5,
     # TeX is asked for no more than symbols
     (r"a \pdfobj{b} \write18{c}", r"a"): 0,
     (r"a \pdfobj", r"a"): 1,
@@ -74,6 +85,13 @@ def test_every_symbol_of_a_large_formula_is_found():
 
 
 @needs_tex
+def test_half_a_character_of_the_truth_is_a_formula_that_is_not_drawn(folder, capsys):  # noqa: F811
+    assert run(formula_page("half", "a+b\ud835", "x+y"), half="$$a+b$$\n\n$$x+y$$") == 0
+    assert scores()["display_formula"]["cdm"] == 0.5
+    assert "1 with 1 formulas that TeX cannot draw, of score 0: half.jpg" in capsys.readouterr().out
+
+
+@needs_tex
 @needs_demo
 def test_every_formula_of_the_demo_pages_is_drawn_and_equals_itself():
     pages = json.loads((DEMO / "OmniDocBench_demo.json").read_text(encoding="utf-8"))
@@ -102,6 +120,16 @@ def test_a_document_that_takes_too_long_is_given_up(monkeypatch):
     assert compare_formulas([("a", "b")], ENGINE) == [Agreement(0, 0, 0, late=True)]
     with pytest.raises(TeXError, match=r"longer than 0.01 s"):
         find_engine()
+
+
+@needs_tex
+def test_the_first_tex_that_draws_is_found(tmp_path, monkeypatch):
+    for name, script in {"pdflatex": "exit 1", "xelatex": f'exec {shutil.which(ENGINE)} "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_engine() == "xelatex"
+    assert CDM(engine="xelatex").engine == "xelatex"
 
 
 @needs_tex
@@ -162,7 +190,10 @@ def test_the_evaluation_has_cdm_as_the_mean_over_pages(folder, capsys, monkeypat
 
 @pytest.mark.parametrize(
     ("options", "path", "reason"),
-    [(("--no-cdm",), None, "--no-cdm was given"), ((), "nowhere", "no TeX was found; install LaTeX of 2022")],
+    [
+        (("--no-cdm",), None, "--no-cdm was given"),
+        ((), "nowhere", "no pdflatex or xelatex was found; install LaTeX of 2022"),
+    ],
 )
 def test_without_cdm_the_scores_are_what_they_were(options, path, reason, folder, capsys, monkeypatch):  # noqa: F811
     if path:

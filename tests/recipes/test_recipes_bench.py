@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -183,6 +185,29 @@ def test_a_part_that_cannot_run_writes_nothing(tmp_path, monkeypatch, capsys):
     assert "ocr2_tiny_stage1.yaml: no such file" in told.err
     assert "nothing was measured" in told.out
     assert not Path("out").exists()
+
+
+def test_settings_have_their_defaults_in_one_place(tmp_path, monkeypatch, capsys):
+    given: list[Settings] = []
+
+    @dataclass(frozen=True)
+    class Others(Settings):
+        steps: int = 31
+        warm_up: int = 6
+        loading_steps: int = 241
+        rounds: int = 7
+        pages: int = 1356
+
+    monkeypatch.setattr(bench, "Settings", Others)
+    monkeypatch.setattr(reading, "rows", lambda settings: given.append(settings) or iter(()))
+    monkeypatch.setattr(reading, "table", str)
+    monkeypatch.setattr(reading, "goals", str)
+    assert bench.main(["--parts", "reading", "--output", str(tmp_path)]) == 0
+    assert given == [Others()]
+    with pytest.raises(SystemExit):
+        bench.main(["--help"])
+    told = capsys.readouterr().out
+    assert re.findall(r"\(default (\d+)\)", " ".join(told.split())) == ["31", "6", "241", "7", "1356"]
 
 
 @pytest.mark.parametrize("given", [["--steps", "1"], ["--rounds", "2"], ["--pages", "0"], ["--parts", "nothing"]])
