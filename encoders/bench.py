@@ -2,11 +2,12 @@
 
 | part | what | written to |
 |---|---|---|
-| attention | prefix attention against the dense mask | bench/prefix_attention.csv |
-| training | a tiny whole model's step against transformers' on the same weights | bench/ocr2_training_step.csv |
+| attention | prefix attention against the dense mask | bench/prefix_attention_DEVICE.csv |
+| training | a tiny whole model's step against transformers' on the same weights | bench/ocr2_training_step_DEVICE.csv |
 | full | one optimizer step of the model of ablations/ocr2_full.yaml, on a GPU alone | ocr2/full_step.csv |
 
-Files stand under results/. What is compared takes turns in one process, and a ratio is of times in the same round.
+Files stand under results/, DEVICE is cpu or cuda. What is compared takes turns in one process, and a ratio is of
+times in the same round.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main(given: list[str] | None = None) -> int:
     settings = Settings(device, options.rounds, options.seconds, options.config, options.pages, options.sequence)
     where, verdicts, code = machine(device), [], 0
     for part in (PARTS[name] for name in parts):
-        record = Record(options.output / part.FILE, part.COLUMNS)
+        record = Record(options.output / part.FILE.format(device=device), part.COLUMNS)
         try:
             for row in part.rows(settings):
                 record.add(row | where)

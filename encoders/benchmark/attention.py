@@ -13,7 +13,7 @@ from kernels.benchmark.record import reason
 from kernels.prefix_attention import prefix_attention
 from kernels.prefix_attention.reference import dense_mask
 
-FILE = "bench/prefix_attention.csv"
+FILE = "bench/prefix_attention_{device}.csv"
 COLUMNS = (
     "visual_tokens", "queries", "heads", "key_value_heads", "head_width", "batch", "dtype", "code", "ms", "ms_p10",
     "ms_p90", "rounds", "dense", "dense_over_this", "dense_over_this_p10", "dense_over_this_p90", "reason", *PLACE,

@@ -12,7 +12,7 @@ from encoders.benchmark.rounds import PLACE, CannotMeasure, Settings, Spread, al
 from encoders.released import load_ocr2
 from encoders.views import ImageBatch
 
-FILE = "bench/ocr2_training_step.csv"
+FILE = "bench/ocr2_training_step_{device}.csv"
 COLUMNS = (
     "code", "pages", "crops", "sequence", "parameters", "dtype", "optimizer", "loss", "step_ms", "step_ms_p10",
     "step_ms_p90", "rounds", "transformers_over_this", "transformers_over_this_p10", "transformers_over_this_p90",

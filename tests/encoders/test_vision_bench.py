@@ -55,7 +55,7 @@ def read(path) -> list[dict[str, str]]:
 def test_attention_is_measured_and_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(attention, "COUNTS", (4,))
     assert bench.main(["--parts", "attention", "--rounds", "3", "--device", "cpu", "--output", str(tmp_path)]) == 0
-    rows = read(tmp_path / "bench/prefix_attention.csv")
+    rows = read(tmp_path / "bench/prefix_attention_cpu.csv")
     assert [(row["dtype"], row["code"]) for row in rows] == [
         (dtype, code) for dtype in ("fp32", "bf16") for code in ("auto", "dense mask", "dense mask, heads repeated")
     ]
