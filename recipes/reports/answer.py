@@ -169,7 +169,7 @@ def _few(tested: list[Difference], at: str) -> str:
         pairs = "; ".join(f"{_pair(d)}, {_chance(d)}" for d in alike)
         could = [abs(d.smallest) for d in alike]
         one = len({d.reference for d in tested}) == 1
-        which = listed([d.variant for d in alike]) if one else f"{'other ' * bool(said)}pairs"
+        which = listed([d.variant for d in alike]) if one else "other pairs" if said else "any pair"
         said.append(
             f"no difference is shown for {which} ({pairs}; the smallest n = "
             f"{min(d.n for d in alike)} could have shown is {_between(could)})"
