@@ -17,7 +17,7 @@ from types import FrameType
 import recipes
 from recipes.ablation import plan
 from recipes.ablation.cells import Cell
-from recipes.ablation.console import Console
+from recipes.ablation.console import Console, wide_console
 from recipes.ablation.options import Options
 from recipes.ablation.prepare import Work, prepare
 from recipes.configuration import Source
@@ -36,7 +36,8 @@ def run_ablation(source: Source, options: Options) -> int:
     Raises:
         UserError: before anything is written.
     """
-    work = prepare(source, options)
+    with wide_console().status("checking every variant"):
+        work = prepare(source, options)
     jobs = options.jobs or work.ablation.jobs
     if options.plan:
         plan.show(work, jobs)

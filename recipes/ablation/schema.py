@@ -1,10 +1,12 @@
 """The `ablation:` node of a YAML file."""
 
 import dataclasses
+import itertools
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from recipes.ablation.published import Published
 from recipes.configuration import Source, suggestion
 from recipes.errors import UserError
 
@@ -27,6 +29,7 @@ class Ablation:
         jobs: cells side by side, unless the command line says otherwise.
         threads: of a cell's process; None shares the cores out. Rounding depends on it, and small models on few
             cores are faster with one.
+        published: numbers of others for some variants, which the report sets beside ours.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Ablation:
     baseline: str | None = None
     jobs: int = 1
     threads: int | None = None
+    published: Published | None = None
 
     @classmethod
     def read(cls, source: Source) -> "Ablation":
@@ -79,6 +83,7 @@ class Ablation:
             if count is not None and (type(count) is not int or count < 1):
                 raise refuse(f".{key}: must be a whole number from 1, not {count!r}")
         baseline = node.get("baseline")
+        variants = ["+".join(names) for names in itertools.product(*read_axes.values())]
         return cls(
             name=_name(node.get("name", source.stem), refuse, ".name"),
             question=source.question,
@@ -89,6 +94,7 @@ class Ablation:
             baseline=None if baseline is None else str(baseline),
             jobs=node.get("jobs") or 1,
             threads=node.get("threads"),
+            published=Published.read(node.get("published"), variants, lambda message: refuse(f".published{message}")),
         )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from recipes.reports import gains, published
 from recipes.reports.analysis import Analysis
 from recipes.reports.format import count, extent, gain, listed, loss, p_value, percent, signed
 from recipes.reports.statistics import Difference, t_interval
@@ -17,7 +18,8 @@ def answer(analysis: Analysis) -> str:
     if not ended:
         failed = sum(cell.status == "failed" for cell in cells)
         return f"No cell has finished ({failed} of {_planned(analysis)} failed), so nothing is concluded."
-    clauses = [*_accuracy(analysis), *_gain(analysis), *_diverged(analysis), *_absent(analysis), *_loss(analysis)]
+    clauses = [*_accuracy(analysis), *_gain(analysis), *gains.clause(analysis), *published.clause(analysis)]
+    clauses += [*_diverged(analysis), *_absent(analysis), *_loss(analysis)]
     finished = sum(cell.status == "finished" for cell in cells)
     over = (
         f"Over {count(len({cell.seed for cell in ended}), 'seed')} ({finished} of {_planned(analysis)} cells finished)"

@@ -1,12 +1,15 @@
 """An ablation and its cells: the numbers their files hold, and one table of them."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from recipes.ablation.published import Published
+from recipes.configuration import leaves
 
 ENDED = ("finished", "diverged", "failed")
 NUMBERS = (
@@ -54,7 +57,7 @@ class Cell:
     @property
     def settings(self) -> dict[str, Any]:
         """Its configuration by dotted path, without what is its own alone."""
-        return {path: value for path, value in _leaves(self.config) if not path.startswith(OWN)}
+        return {path: value for path, value in leaves(self.config) if not path.startswith(OWN)}
 
     def series(self, metric: str) -> pd.Series:
         """Values of a metric by finished optimizer steps; empty where it was not measured."""
@@ -118,7 +121,7 @@ class Cell:
 
 @dataclass
 class Ablation:
-    """An ablation's question and its cells, in the order of its axes."""
+    """An ablation's question and its cells, in the order of its axes; settings are {axis: {level: what it sets}}."""
 
     folder: Path
     question: str
@@ -128,6 +131,8 @@ class Ablation:
     cells: list[Cell]
     missing: list[str]
     problems: list[str]
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    published: Published | None = None
 
     @property
     def name(self) -> str:
@@ -174,14 +179,6 @@ def one_line(text: Any) -> str | None:
     lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
     line = next(iter(lines[-1:] if lines and lines[0].startswith("Traceback") else lines), None)
     return line and line.replace(f"{Path.cwd()}/", "").replace(str(Path.home()), "~")
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node
 
 
 def _find(node: Any, key: str) -> Any:

@@ -1,4 +1,4 @@
-"""The pictures of a report: loss, gain by depth, gain over training, cost against loss; measured numbers alone."""
+"""The pictures of a report: loss, gain, sweeps, cost against loss; measured numbers alone."""
 
 import math
 import re
@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from recipes.reports import queries, style, tokens
+from recipes.reports import queries, style, sweep, tokens
 from recipes.reports.analysis import STEADY, Analysis
 from recipes.reports.cells import GAIN, Cell
 from recipes.reports.format import count, listed
@@ -24,7 +24,8 @@ def draw(analysis: Analysis, folder: Path) -> tuple[list[str], list[str]]:
     drawn, left_out = [], []
     pictures = {"loss": loss, "gain_by_depth": gain_by_depth, "gain_by_step": gain_by_step, "cost": cost}
     asked = {"tokens": tokens.measured(analysis), "query_order": bool(queries.measured(analysis))}
-    pictures |= {"tokens": tokens.picture, "query_order": queries.picture}
+    asked |= {"sweep": bool(sweep.swept(analysis))}
+    pictures |= {"sweep": sweep.picture, "tokens": tokens.picture, "query_order": queries.picture}
     for name, picture in pictures.items():
         path = folder / f"{name}.png"
         if not asked.get(name, True):

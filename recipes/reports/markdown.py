@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 
-from recipes.reports import provenance, queries
+from recipes.reports import gains, provenance, published, queries
 from recipes.reports.analysis import STEADY, Analysis
 from recipes.reports.answer import answer
-from recipes.reports.cells import DATA, ENDED, GAIN, Cell, one_line
+from recipes.reports.cells import DATA, ENDED, one_line
 from recipes.reports.format import NONE, count, extent, gain, listed, loss, p_value, percent, signed, significant, table
 from recipes.reports.statistics import Difference, mean_sd, t_interval
 
@@ -17,10 +17,10 @@ def report(analysis: Analysis, pictures: Sequence[str], left_out: Sequence[str])
     sections = [f"# {ablation.name}", ablation.question, f"`{ablation.command}`" if ablation.command else ""]
     sections += [f"**{answer(analysis)}**", _headline(analysis), _budget(analysis)]
     sections += [_picture(name) for name in pictures if name not in ("cost.png", "query_order.png")]
+    sections += published.section(analysis)
     sections += ["## Loss", _losses(analysis), _differences(analysis), *_trained(analysis), *analysis.notes]
     sections += _order(analysis)
-    if analysis.mixes:
-        sections += ["## Signal gain", _gains(analysis)]
+    sections += gains.section(analysis)
     sections += [*queries.section(analysis), *(_picture(name) for name in pictures if name == "query_order.png")]
     sections += ["## Cost", _cost(analysis), *(_picture(name) for name in pictures if name == "cost.png")]
     sections += _cells(analysis)
@@ -49,6 +49,7 @@ def _picture(name: str) -> str:
         "loss.png": "training and validation loss by variant, and the paired difference to the baseline",
         "gain_by_depth.png": "composite forward and backward gain by depth, log scale",
         "gain_by_step.png": "composite forward and backward gain over training, log scale",
+        "sweep.png": "composite gain and validation loss along each axis of numbers",
         "tokens.png": "accuracy by visual tokens to the decoder, and by answer tokens for each of them",
         "query_order.png": "a page with the path of the queries on it, a panel for each variant",
         "cost.png": "step time over the baseline's against validation loss",
@@ -159,39 +160,6 @@ def _trained(analysis: Analysis) -> list[str]:
     finished = [cell for cell in analysis.ablation.cells if cell.status == "finished"]
     unknown = [cell.name for cell in finished if math.isnan(cell.prior())]
     return [*lines, rule + (f" Not known for {listed(unknown)}." if unknown else "")] if finished else []
-
-
-def _gains(analysis: Analysis) -> str:
-    measured = [v for v in analysis.ablation.variants if analysis.gains(v, "gain_forward")]
-    columns = {
-        "forward, end": "gain_forward", "forward, largest": "gain_forward_max",
-        "backward, end": "gain_backward", "backward, largest": "gain_backward_max",
-    }  # fmt: skip
-    ended = {variant: analysis.ablation.of(variant, "finished", "diverged") for variant in measured}
-    extra = {"forward, any token": "forward_max", "backward, any token": "backward_max"}
-    errors = {v: _last(cells, GAIN + "log_column_error") for v, cells in ended.items()}
-    rows = []
-    for variant in measured:
-        row = [variant, str(len(ended[variant]))]
-        row += [extent(analysis.gains(variant, name), gain) for name in columns.values()]
-        for name in extra.values():
-            largest = [float(s.max()) for cell in ended[variant] if len(s := cell.series(GAIN + name).dropna())]
-            row.append(gain(max(largest)) if largest else NONE)
-        rows.append(row + ([extent(errors[variant], significant)] if any(errors.values()) else []))
-    header = ["variant", "n", *columns, *extra, *(["max abs log column sum"] if any(errors.values()) else [])]
-    text = (
-        "Gain of the composite of all sublayers' mixing matrices, mean over the tokens of the probe batch: forward is "
-        "the largest absolute row sum, backward the largest absolute column sum; mean [smallest to largest] over the "
-        "cells. `largest` is over training, `any token` the largest that one token had. A topology without mixing has "
-        "gain 1."
-    )
-    if any(analysis.ablation.of(v, "diverged") for v in measured):
-        text += " A diverged cell counts up to where it stopped."
-    return f"{table(header, rows)}\n\n{text}"
-
-
-def _last(cells: Sequence[Cell], metric: str) -> list[float]:
-    return [float(series.iloc[-1]) for cell in cells if len(series := cell.series(metric).dropna())]
 
 
 def _cost(analysis: Analysis) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from recipes.ablation.published import Published
+from recipes.configuration import parse_yaml
 from recipes.reports.cells import Ablation, Cell
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -30,7 +33,11 @@ def read_ablation(folder: Path) -> Ablation:
     ]
     if not cells:
         raise FileNotFoundError(f"{folder}: no cells (<variant>/seed-<k>/) in it; run the ablation first")
-    axes = {str(axis): [str(v) for v in variants] for axis, variants in _mapping(plan.get("axes")).items() if variants}
+    settings = {
+        str(axis): {str(level): node for level, node in _mapping(levels).items()}
+        for axis, levels in _mapping(plan.get("axes")).items()
+    }
+    axes = {axis: list(levels) for axis, levels in settings.items() if levels}
     if not axes:  # without the YAML, the cells say what was varied
         for cell in cells:
             for axis, variant in cell.axes.items():
@@ -50,7 +57,17 @@ def read_ablation(folder: Path) -> Ablation:
         cells=cells,
         missing=missing if plan.get("axes") else [],
         problems=problems,
+        settings=settings,
+        published=_read_published(plan, planned, problems),
     )
+
+
+def _read_published(plan: dict[str, Any], variants: Sequence[str], problems: list[str]) -> Published | None:
+    try:
+        return Published.read(plan.get("published"), variants, lambda message: ValueError(f"published{message}"))
+    except ValueError as error:
+        problems.append(f"ablation.yaml: {error}")
+        return None
 
 
 def _read_plan(path: Path, problems: list[str]) -> tuple[str, str, dict[str, Any]]:
@@ -67,7 +84,7 @@ def _read_plan(path: Path, problems: list[str]) -> tuple[str, str, dict[str, Any
         comments.append(line.lstrip("#").strip())
     at = next((k for k, line in enumerate(comments) if line.startswith(("python ", "make "))), len(comments))
     try:
-        node = _mapping(_mapping(yaml.load(text, Loader)).get("ablation"))
+        node = _mapping(_mapping(parse_yaml(text)).get("ablation"))
     except yaml.YAMLError as error:
         problems.append(f"{path.name}: {_reason(error)}")
         node = {}

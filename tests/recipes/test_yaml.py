@@ -31,6 +31,7 @@ CPU = [
 ]
 # variants whose sizes are those of all: a learning rate changes none, and three full-size models take long
 ENOUGH = {"scale": "x1", "ocr2_full": "mhc", "encoders_rates_full": "qformer+r3e-4"}
+ENOUGH |= {"shakespeare_depth": "*+d06", "depth_and_rate_full": "*+d48+x1", "conventions_full": "*+rows"}
 ENOUGH |= {"compression_full": "random_letters+q036"}
 ENOUGH |= {"topology_x_encoder_full": "mhc+mbart", "encoders_full": "mbart", "encoder_init_full": "both"}
 ENOUGH |= {"query_counts_full": "q072", "query_attention_full": "bidirectional+fixed"}
@@ -55,6 +56,10 @@ def variants(name: str, *, once: bool = False) -> list[tuple[grid.Variant, Resol
 
 def test_they_are_all_here():
     wanted = {"mhc_vs_hc", "depth", "streams", "sinkhorn_steps", "mhc_parts", "shakespeare", "scale", "ocr2_full"}
+    wanted |= {
+        "shakespeare_depth",
+        *(f"{name}{size}" for name in ("depth_and_rate", "conventions") for size in ("", "_full")),
+    }
     assert wanted <= set(SOURCES)
     wanted = {f"ocr2_{size}stage{number}" for size in ("", "tiny_") for number in (1, 2, 3)}
     assert wanted <= set(SOURCES)
@@ -95,10 +100,10 @@ def test_resolves_to_what_it_says(name):
 
 @pytest.mark.parametrize("name", CPU)
 def test_takes_a_step(name, tmp_path, monkeypatch):
-    """Every variant trains for a step on the CPU, at a small size that keeps its axes."""
+    """Every level of every axis trains for a step on the CPU, at a small size that keeps its axes."""
     monkeypatch.setattr(run_record, "environment", dict)
     (tmp_path / "corpus.txt").write_text("the residual stream of a block is read, mixed and written. " * 60)
-    for variant, resolved in variants(name):
+    for variant, resolved in variants(name, once=True):
         tree = plain(resolved.tree)
         model = tree["model"]["init_args"]
         model |= {"width": 16, "depth": min(model["depth"], 2)}

@@ -1,0 +1,62 @@
+"""Compiled sublayers train as the others do, from a configuration, and leave names and probes as they are."""
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch._dynamo.testing import CompileCounterWithBackend
+from training import corpus, model, rows, series, trainer
+
+from recipes.callbacks import CompiledSublayers
+
+METRICS = ("train/loss", "val/loss", "signal_gain/composite/backward", "train/gradient_norm")
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Counts graphs and lets a small backend stand for Inductor, which takes a minute."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *_, **__: compile(self, backend=counter))
+    yield counter
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("depth", [2, 6])
+def test_trains_the_same_on_as_many_graphs_at_any_depth(tmp_path, graphs, depth):
+    ran = {}
+    for name, callbacks in (("eager", []), ("compiled", [CompiledSublayers()])):
+        fit = trainer(tmp_path / name, 6, *callbacks)
+        fit.fit(model(depth=depth), datamodule=corpus(tmp_path))
+        ran[name] = {metric: series(tmp_path / name, metric) for metric in METRICS}
+        assert bool(graphs.frame_count) == (name == "compiled")
+    assert len(ran["eager"]["train/loss"]) == 6
+    for metric in METRICS:
+        assert ran["compiled"][metric] == pytest.approx(ran["eager"][metric], rel=1e-4)
+    # attention and feed-forward, each for training and validation, and attention's tables of rotations
+    assert graphs.frame_count <= 8
+
+
+def test_names_in_checkpoints_stay(tmp_path, graphs):
+    plain, compiled = model(), model()
+    trainer(tmp_path, 2, CompiledSublayers()).fit(compiled, datamodule=corpus(tmp_path))
+    assert set(compiled.state_dict()) == set(plain.state_dict())
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    plain.load_state_dict(saved)
+    assert rows(tmp_path)
+
+
+def test_is_done_once(graphs):
+    network, callback = model(), CompiledSublayers()
+    callback.setup(None, network, "fit")
+    first = [sublayer._compiled_call_impl for sublayer in network.trunk.sublayers]
+    callback.setup(None, network, "validate")
+    assert None not in first
+    assert [sublayer._compiled_call_impl for sublayer in network.trunk.sublayers] == first
+
+
+def test_complains_in_a_sentence():
+    with pytest.raises(ValueError, match=r"backend must be one of .*inductor.*, got 'induktor'"):
+        CompiledSublayers(backend="induktor")
+    with pytest.raises(ValueError, match="LightningModule has no trunk"):
+        CompiledSublayers().setup(None, LightningModule(), "fit")
