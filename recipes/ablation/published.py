@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from recipes.configuration import suggestion
@@ -22,10 +22,19 @@ _FORMS = "a number, {low: , high: } or {mean: , sd: , n: }"
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One published number: an interval, or the mean of n runs with its sample standard deviation.
+class Number:
+    """What was published of one variant: one run's number, the range of several, or the mean and deviation of n.
 
-    A single number stands for the interval of what rounds to it.
+    Attributes:
+        variant: of the ablation.
+        measure: a key of `MEASURES`.
+        text: as it was printed.
+        low: end of what rounds to the number, or of the range; a mean less its deviation.
+        high: the other end.
+        mean: of n runs, NaN where it is not known.
+        sd: sample standard deviation of these.
+        n: 0 where mean and sd are not known.
+        single: whether it is the number of one run.
     """
 
     variant: str
@@ -36,6 +45,7 @@ class Figure:
     mean: float = math.nan
     sd: float = math.nan
     n: int = 0
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,13 +53,14 @@ class Published:
     """The node `published:` of an ablation: where the numbers are from, and the numbers."""
 
     source: str
-    figures: tuple[Figure, ...]
+    numbers: tuple[Number, ...]
 
     @classmethod
     def read(cls, node: Any, variants: Collection[str], refuse: Callable[[str], Exception]) -> "Published | None":
         """Take the node `{source: text, values: {variant: {measure: number}}}`; None where there is none.
 
-        A number is written as it was printed, or `{low: , high: }`, or `{mean: , sd: , n: }`.
+        A number is written as it was printed, quoted where it ends in zeros ("1.00"), or as `{low: , high: }`, or as
+        `{mean: , sd: , n: }`.
 
         Args:
             node: as YAML has it.
@@ -64,7 +75,7 @@ class Published:
         whole = isinstance(node, dict) and set(node) == {"source", "values"}
         if not whole or not isinstance(node["source"], str) or not isinstance(node["values"], dict):
             raise refuse(": must be {source: text, values: {variant: {measure: number}}}")
-        figures = []
+        numbers = []
         for variant, measures in node["values"].items():
             where = f".values.{variant}"
             if str(variant) not in variants:
@@ -74,26 +85,38 @@ class Published:
             for measure, value in measures.items():
                 if measure not in MEASURES:
                     raise refuse(f"{where}.{measure}: there is no such measure; {suggestion(str(measure), MEASURES)}")
-                figure = _figure(str(variant), measure, value)
-                if figure is None:
+                number = _number(str(variant), measure, value)
+                if number is None:
                     raise refuse(f"{where}.{measure}: must be {_FORMS}, not {value!r}")
-                figures.append(figure)
-        return cls(node["source"], tuple(figures))
+                numbers.append(number)
+        if not numbers:
+            raise refuse(".values: holds no number; give one, or leave `published` out")
+        return cls(node["source"], tuple(numbers))
 
 
-def _figure(variant: str, measure: str, value: Any) -> Figure | None:
-    if _is_number(value):
-        half = 0.5 * 10.0 ** int(Decimal(repr(value)).as_tuple().exponent)
-        return Figure(variant, measure, f"{value:,}", value - half, value + half)
-    if not isinstance(value, dict) or not all(_is_number(part) for part in value.values()):
+def _number(variant: str, measure: str, value: Any) -> Number | None:
+    if not isinstance(value, dict):
+        printed = _decimal(value)
+        if printed is None:
+            return None
+        half = 0.5 * 10.0 ** int(printed.as_tuple().exponent)
+        return Number(variant, measure, f"{printed:,}", float(printed) - half, float(printed) + half, single=True)
+    if not all(type(part) in (int, float) and _decimal(part) is not None for part in value.values()):
         return None
     if set(value) == {"low", "high"} and value["low"] <= value["high"]:
-        return Figure(variant, measure, f"{value['low']:,} to {value['high']:,}", value["low"], value["high"])
+        return Number(variant, measure, f"{value['low']:,} to {value['high']:,}", value["low"], value["high"])
     if set(value) == {"mean", "sd", "n"} and value["sd"] > 0 and type(value["n"]) is int and value["n"] > 1:
         mean, sd, n = value["mean"], value["sd"], value["n"]
-        return Figure(variant, measure, f"{mean:,} ± {sd:,} (n = {n})", mean - sd, mean + sd, mean, sd, n)
+        return Number(variant, measure, f"{mean:,} ± {sd:,} (n = {n})", mean - sd, mean + sd, mean, sd, n)
     return None
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _decimal(value: Any) -> Decimal | None:
+    """The digits of a number or of a quoted one; None for anything else."""
+    try:
+        printed = (
+            Decimal(value if isinstance(value, str) else repr(value)) if type(value) in (str, int, float) else None
+        )
+    except InvalidOperation:
+        return None
+    return printed if printed is not None and printed.is_finite() and abs(printed) < Decimal("1e300") else None

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +84,7 @@ class Ablation:
             if count is not None and (type(count) is not int or count < 1):
                 raise refuse(f".{key}: must be a whole number from 1, not {count!r}")
         baseline = node.get("baseline")
-        variants = ["+".join(names) for names in itertools.product(*read_axes.values())]
+        variants = variant_names(read_axes)
         return cls(
             name=_name(node.get("name", source.stem), refuse, ".name"),
             question=source.question,
@@ -96,6 +97,11 @@ class Ablation:
             threads=node.get("threads"),
             published=Published.read(node.get("published"), variants, lambda message: refuse(f".published{message}")),
         )
+
+
+def variant_names(axes: Mapping[str, Iterable[str]]) -> list[str]:
+    """Names of the product of the axes' levels, in the file's order; "base" where there are no axes."""
+    return ["+".join(levels) or "base" for levels in itertools.product(*axes.values())]
 
 
 def _name(value: Any, refuse: Any, where: str) -> str:

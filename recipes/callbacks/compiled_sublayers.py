@@ -9,9 +9,10 @@ from mhc.trunk import Trunk
 class CompiledSublayers(Callback):
     """Give every sublayer of every trunk to `torch.compile`, in place; topologies keep their own fused kernels.
 
-    A graph is shared by all sublayers of the same kind, so that compiling takes as long for 4 blocks as for 64. Names
-    in checkpoints stay as they are, and what is probed (signal gain, queries) runs eagerly. It is done before FSDP2
-    shards.
+    A graph is shared by all sublayers of the same kind, so that compiling takes as long for 4 blocks as for 64. Each
+    shape has a graph of its own: batches of many lengths soon reach Dynamo's limit, which it says, and run eagerly.
+    Names in checkpoints stay as they are, and what is probed (signal gain, queries) runs eagerly. It is done before
+    FSDP2 shards.
 
     Args:
         backend: of `torch.compile`.
@@ -36,4 +37,4 @@ class CompiledSublayers(Callback):
         for trunk in trunks:
             for sublayer in trunk.sublayers:
                 if sublayer._compiled_call_impl is None:
-                    sublayer.compile(backend=self.backend)
+                    sublayer.compile(backend=self.backend, dynamic=False)

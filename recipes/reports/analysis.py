@@ -76,6 +76,12 @@ class Analysis:
         """A composite gain of the cells that ended by themselves: a diverged cell's counts to where it stopped."""
         return self.values(variant, name, "finished", "diverged")
 
+    def measured(self, variant: str, name: str) -> list[float]:
+        """A number of the cells as a report compares it: losses at the budget, gains of diverged cells, too."""
+        if name == "val_loss":
+            return list(self.losses.get(variant, {}).values())
+        return self.gains(variant, name) if name.startswith("gain_") else self.values(variant, name)
+
     @property
     def mixes(self) -> bool:
         """Whether a topology mixes streams: some composite gain is not exactly 1."""

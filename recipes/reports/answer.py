@@ -56,18 +56,18 @@ def _gain(analysis: Analysis) -> list[str]:
     return [f"the composite forward gain ends at {listed(parts)}"]
 
 
-def _by_first_axis(analysis: Analysis, gains: Mapping[str, Sequence[float]]) -> str:
+def _by_first_axis(analysis: Analysis, measured: Mapping[str, Sequence[float]]) -> str:
     """Mean and extent of the gains at each level of the first axis, whatever the others."""
     axis, levels = next(iter(analysis.ablation.axes)), {}
-    for variant, values in gains.items():
+    for variant, values in measured.items():
         levels.setdefault(analysis.ablation.levels(variant).get(axis, variant), []).extend(values)
     return listed([f"{extent(values, gain)} in {level}" for level, values in levels.items()])
 
 
-def _range(gains: dict[str, list[float]]) -> str:
+def _range(measured: dict[str, list[float]]) -> str:
     """The variants with the lowest and the highest mean gain."""
-    order = sorted(gains, key=lambda variant: sum(gains[variant]) / len(gains[variant]))
-    low, high = (extent(gains[variant], gain) for variant in (order[0], order[-1]))
+    order = sorted(measured, key=lambda variant: sum(measured[variant]) / len(measured[variant]))
+    low, high = (extent(measured[variant], gain) for variant in (order[0], order[-1]))
     same = f"at {low} in every variant"
     return same if low == high else f"between {low} ({order[0]}) and {high} ({order[-1]})"
 

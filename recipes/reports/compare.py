@@ -11,7 +11,7 @@ from recipes.files import replace_file
 from recipes.reports import style
 from recipes.reports.analysis import Analysis, analyse
 from recipes.reports.cells import GAIN, Cell
-from recipes.reports.format import NONE, extent, gain, p_value, signed, significant, table
+from recipes.reports.format import NONE, extent, gain, p_column, signed, significant, table
 from recipes.reports.markdown import spread
 from recipes.reports.reading import read_ablation
 from recipes.reports.statistics import Difference, holm, paired
@@ -89,7 +89,7 @@ def _tests(named: dict[str, Analysis]) -> str:
         return "No variant is trained in more than one of them, so nothing is tested."
     rows = []
     for d in holm(differences):
-        ps = [p_value(p).removeprefix("p = ").removeprefix("p ") for p in (d.p, d.adjusted)]
+        ps = [p_column(p) for p in (d.p, d.adjusted)]
         smallest = NONE if math.isnan(d.smallest) else f"{d.smallest:.2g}"
         rows.append([f"{d.variant} - {d.reference}", kinds[d.variant, d.reference], signed(d.mean), *ps, smallest])
     return table(["difference in val loss", "test", "mean", "p", "p (Holm)", "smallest it could have shown"], rows)

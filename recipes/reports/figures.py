@@ -14,7 +14,6 @@ from matplotlib.transforms import Bbox
 from recipes.reports import queries, style, sweep, tokens
 from recipes.reports.analysis import STEADY, Analysis
 from recipes.reports.cells import GAIN, Cell
-from recipes.reports.format import count, listed
 
 AXIS = {"steps": "optimizer steps", "flops": "training FLOPs", "time": "training time (s, at the median step)"}
 
@@ -81,7 +80,7 @@ def loss(analysis: Analysis, path: Path) -> str | None:
         last = {v: (float(pd.concat(lines, axis=1).mean(axis=1).iloc[-1]), hues[v]) for v, lines in paired.items()}
         labels[panels[1]] = last | {ablation.baseline: (0.0, style.BASELINE)}
     style.label_ends(labels)
-    style.save(made, path, _caption(analysis, "finished"))
+    style.save(made, path, style.caption(analysis, "finished"))
     return None
 
 
@@ -141,7 +140,7 @@ def _gains(
         style.budget_axis(panel, along)
         labels[panel] = ends
     style.label_ends(labels)
-    style.save(made, path, _caption(analysis, "finished", "diverged", diverged=diverged))
+    style.save(made, path, style.caption(analysis, "finished", "diverged", diverged=diverged))
     return None
 
 
@@ -185,25 +184,8 @@ def cost(analysis: Analysis, path: Path) -> str | None:
     marks = (
         f"large dot: mean, cross: smallest to largest, small dots: seeds{'' if many else ', MB: peak memory'}{taken}"
     )
-    style.save(made, path, _caption(analysis, "finished", marks=marks, diverged=", not shown"))
+    style.save(made, path, style.caption(analysis, "finished", marks=marks, diverged=", not shown"))
     return None
-
-
-def _caption(
-    analysis: Analysis,
-    *statuses: str,
-    marks: str = "line: mean, band: smallest to largest",
-    diverged: str = ", dashed to the cross",
-) -> str:
-    """How many seeds are shown and how, and which diverged."""
-    ablation = analysis.ablation
-    counts = {variant: len(ablation.of(variant, *statuses)) for variant in ablation.variants}
-    if len(set(counts.values())) == 1:
-        seeds = f"n = {count(next(iter(counts.values())), 'seed')} per variant"
-    else:
-        seeds = "seeds: " + ", ".join(f"{variant} {k}" for variant, k in counts.items())
-    ended = [f"{v} {k} of {len(ablation.of(v))}" for v in counts if (k := len(ablation.of(v, "diverged")))]
-    return f"{seeds}; {marks}" + (f"\ndiverged{diverged}: {listed(ended)}" if ended else "")
 
 
 def _depth(cell: Cell, direction: str) -> pd.Series:

@@ -57,6 +57,11 @@ def p_value(p: float) -> str:
     return "no p" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
+def p_column(p: float) -> str:
+    """The same for a column that is named p: `0.012`, or `< 0.001`."""
+    return p_value(p).removeprefix("p = ").removeprefix("p ")
+
+
 def count(number: int, noun: str) -> str:
     """`1 seed`, `3 seeds`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

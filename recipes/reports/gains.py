@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from recipes.reports.analysis import Analysis
 from recipes.reports.cells import GAIN, Cell
 from recipes.reports.format import NONE, count, extent, gain, listed, significant, table
@@ -18,12 +20,12 @@ def section(analysis: Analysis) -> list[str]:
 
 def passed(cells: Sequence[Cell], threshold: float) -> list[float]:
     """The steps at which the composite forward gain of each cell was first measured at a threshold or above."""
-    steps = []
-    for cell in cells:
-        series = cell.series(GAIN + "forward").dropna()
-        if len(above := series[series >= threshold]):
-            steps.append(float(above.index[0]))
-    return steps
+    series = [_series(cell) for cell in cells]
+    return [float(above.index[0]) for one in series if len(above := one[one >= threshold])]
+
+
+def _series(cell: Cell) -> pd.Series:
+    return cell.series(GAIN + "forward").dropna()
 
 
 def clause(analysis: Analysis) -> list[str]:
@@ -87,20 +89,22 @@ def _gains(analysis: Analysis) -> str:
 def _passing(analysis: Analysis) -> list[str]:
     """When the forward gain of those variants that pass the first threshold at some seed passes each."""
     rows = []
-    for variant in _measured(analysis):
-        cells = _ended(analysis, variant)
+    followed = {v: cells for v in _measured(analysis) if (cells := [c for c in _ended(analysis, v) if len(_series(c))])}
+    for variant, cells in followed.items():
         steps = [passed(cells, threshold) for threshold in THRESHOLDS]
         if steps[0]:
             rows.append([variant, *(_steps(found, len(cells)) for found in steps)])
+    if not followed:
+        return []
     if not rows:
-        return [f"No forward gain passes {THRESHOLDS[0]}."]
+        return [f"No forward gain passes {THRESHOLDS[0]} where it was measured."]
     header = ["forward gain passes", *(f"{threshold:,}" for threshold in THRESHOLDS)]
     text = (
         "How many of the cells pass, and the optimizer step at which the gain was first measured there or above: "
         "mean [first to last]. It is measured every few steps (`signal_gain.every_n_steps`), and may fall again."
     )
-    others = len(_measured(analysis)) - len(rows)
-    rest = f" The forward gain of {count(others, 'other variant')} never passes {THRESHOLDS[0]}." if others else ""
+    others = len(followed) - len(rows)
+    rest = f" The forward gain of {count(others, 'other variant')} passes {THRESHOLDS[0]} nowhere." if others else ""
     return [f"{table(header, rows)}\n\n{text}{rest}"]
 
 

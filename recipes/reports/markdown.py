@@ -7,7 +7,20 @@ from recipes.reports import gains, provenance, published, queries
 from recipes.reports.analysis import STEADY, Analysis
 from recipes.reports.answer import answer
 from recipes.reports.cells import DATA, ENDED, one_line
-from recipes.reports.format import NONE, count, extent, gain, listed, loss, p_value, percent, signed, significant, table
+from recipes.reports.format import (
+    NONE,
+    count,
+    extent,
+    gain,
+    listed,
+    loss,
+    p_column,
+    p_value,
+    percent,
+    signed,
+    significant,
+    table,
+)
 from recipes.reports.statistics import Difference, mean_sd, t_interval
 
 
@@ -139,7 +152,7 @@ def _tests(differences: Sequence[Difference], plain: Callable[[float], str], sho
     for d in differences:
         low, high = d.interval
         interval = NONE if math.isnan(low) else f"{shown(low)} to {shown(high)}"
-        ps = [p_value(p).removeprefix("p = ").removeprefix("p ") for p in (d.p, d.adjusted)]
+        ps = [p_column(p) for p in (d.p, d.adjusted)]
         smallest = NONE if math.isnan(d.smallest) else f"{d.smallest:.2g}"
         rows.append([f"{d.variant} - {d.reference}", str(d.n), shown(d.mean), plain(d.sd), interval, *ps, smallest])
     header = ["difference", "n", "mean", "sd", "95 % interval", "p", "p (Holm)", "smallest it could have shown"]

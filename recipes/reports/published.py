@@ -1,75 +1,116 @@
 """What others published of an ablation's variants, beside what its cells measured, agreeing or not."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 from scipy import stats
 
-from recipes.ablation.published import MEASURES, Figure
+from recipes.ablation.published import MEASURES, Number
 from recipes.reports.analysis import Analysis
-from recipes.reports.format import NONE, count, extent, gain, listed, p_value, significant, table
-from recipes.reports.statistics import ALPHA, mean_sd, t_interval
+from recipes.reports.format import count, extent, gain, listed, p_column, significant, table
+from recipes.reports.statistics import ALPHA, holm_adjusted
 
-AGREES, OPEN, DISAGREES, ABSENT = "agrees", "not told apart", "disagrees", "not measured"
+AGREES, OPEN, DISAGREES, UNTESTED = "agrees", "not told apart", "disagrees", "not tested"
 RULE = (
-    "Where the published runs' mean and deviation are known, a number disagrees if Welch's test rejects equal means at "
-    ".05, and is not told apart from ours otherwise. Else it agrees if our mean lies within what was published, and "
-    "disagrees if our 95 % t interval does not reach it. A number stands for what rounds to it."
+    "A published number agrees if our mean lies within the published range, or rounds to the published number. Else it "
+    "disagrees if a test rejects, at .05 after Holm, that ours come from where it comes from, and is not told apart "
+    "otherwise: Welch's t-test against a published mean and deviation; against a range, whether our mean is its nearer "
+    "end; against a single run, whether that run is one more of ours (prediction interval). Gains are tested as "
+    "logarithms. With one run here nothing is tested."
 )
 
 
-def values(analysis: Analysis, figure: Figure) -> list[float]:
-    """The same number of the variant's cells: losses at the compared budget, gains also of cells that diverged."""
-    if figure.measure == "val_loss":
-        return list(analysis.losses.get(figure.variant, {}).values())
-    if figure.measure.startswith("gain_"):
-        return analysis.gains(figure.variant, figure.measure)
-    return analysis.values(figure.variant, figure.measure)
+@dataclass(frozen=True)
+class Comparison:
+    """A published number and ours: whether ours lie within it, what they differ in, and the p of the difference."""
+
+    number: Number
+    ours: list[float]
+    within: bool
+    apart: str
+    p: float
+    adjusted: float = math.nan
+
+    @property
+    def verdict(self) -> str:
+        """One of the four words, by `RULE`."""
+        if not self.number.n and self.within and len(self.ours) > 1:
+            return AGREES
+        if math.isnan(self.p):
+            return UNTESTED
+        return DISAGREES if self.adjusted < ALPHA else OPEN
 
 
-def verdict(figure: Figure, ours: list[float]) -> tuple[str, str]:
-    """Whether a published number agrees with ours, by `RULE`, and what the two differ in."""
-    mean, sd = mean_sd(ours)
-    if math.isnan(mean):
-        return ABSENT, NONE
-    if figure.n and len(ours) > 1 and sd > 0:
-        test = stats.ttest_ind_from_stats(mean, sd, len(ours), figure.mean, figure.sd, figure.n, equal_var=False)
-        p = float(test.pvalue)
-        return (DISAGREES if p < ALPHA else OPEN), f"{mean - figure.mean:+.3g}, {p_value(p)} (Welch)"
-    if figure.low <= mean <= figure.high:
-        return AGREES, "within it"
-    edge = figure.high if mean > figure.high else figure.low
-    away = f"{mean / edge:.3g} times it" if edge > 0 and figure.measure.startswith("gain_") else f"{mean - edge:+.3g}"
-    if len(ours) < 2:
-        return DISAGREES, f"{away} (n = 1, no test)"
-    low, high = t_interval(ours)
-    reached = low <= figure.high and high >= figure.low
-    return (OPEN if reached else DISAGREES), f"{away}, our 95 % interval {gain(low)} to {gain(high)}"
+def compare(number: Number, ours: Sequence[float]) -> Comparison:
+    """One comparison, whose p is NaN where nothing can be tested, and 0 for a gain without bound."""
+    values = [value for value in ours if not math.isnan(value)]
+    if not values:
+        return Comparison(number, values, False, "not measured", math.nan)
+    if not np.isfinite(values).all():
+        return Comparison(number, values, False, "ours are not finite", 0.0)
+    mean = sum(values) / len(values)
+    within = number.low <= mean <= number.high
+    ratio = number.measure.startswith("gain_") and min(*values, number.low) > 0
+    middle = (number.low + number.high) / 2 if number.n or number.single else min(max(mean, number.low), number.high)
+    apart = (
+        "within it"
+        if within and not number.n
+        else f"{mean / middle:.3g} times it"
+        if ratio
+        else f"{mean - middle:+.3g}"
+    )
+    return Comparison(number, values, within, apart, _p(number, values, ratio))
+
+
+def _p(number: Number, ours: Sequence[float], ratio: bool) -> float:
+    if len(ours) < 2 or float(np.std(ours)) == 0:
+        return math.nan
+    if number.n:
+        mean, sd = float(np.mean(ours)), float(np.std(ours, ddof=1))
+        test = stats.ttest_ind_from_stats(mean, sd, len(ours), number.mean, number.sd, number.n, equal_var=False)
+        return float(test.pvalue)
+    x, low, high = (np.log(v) if ratio else np.asarray(v, float) for v in (ours, number.low, number.high))
+    mean, error = x.mean(), x.std(ddof=1) * math.sqrt(1 / len(x) + number.single)
+    return float(2 * stats.t.sf(max(low - mean, mean - high, 0.0) / error, len(x) - 1))
+
+
+def comparisons(analysis: Analysis) -> list[Comparison]:
+    """All published numbers against ours, p corrected for how many are tested (Holm)."""
+    if analysis.ablation.published is None:
+        return []
+    found = []
+    for number in analysis.ablation.published.numbers:
+        if number.measure == "val_loss" and analysis.untrained(number.variant):
+            found.append(Comparison(number, [], False, "ours are not trained", math.nan))
+        else:
+            found.append(compare(number, analysis.measured(number.variant, number.measure)))
+    adjusted = holm_adjusted([one.p for one in found])
+    return [replace(one, adjusted=p) for one, p in zip(found, adjusted, strict=True)]
 
 
 def section(analysis: Analysis) -> list[str]:
     """A heading, the table and what was compared; nothing where the file has no published numbers."""
-    published = analysis.ablation.published
-    if published is None:
+    found = comparisons(analysis)
+    if not found:
         return []
     rows = []
-    for figure in published.figures:
-        ours = values(analysis, figure)
-        said, why = verdict(figure, ours)
-        show = gain if figure.measure.startswith("gain_") else significant
-        row = [figure.variant, MEASURES[figure.measure], figure.text, extent(ours, show), str(len(ours)), said, why]
-        rows.append(row)
-    header = ["variant", "of", "published", "here", "n", "published number", "ours against it"]
+    for one in found:
+        show = gain if one.number.measure.startswith("gain_") else significant
+        ours = [extent(one.ours, show), str(len(one.ours)), one.apart, p_column(one.p), p_column(one.adjusted)]
+        rows.append([one.number.variant, MEASURES[one.number.measure], one.number.text, *ours, one.verdict])
+    header = ["variant", "of", "published", "here", "n", "ours against it", "p", "p (Holm)", "the published number"]
     here = f" Here: {analysis.budget_text}." if analysis.losses else ""
-    return ["## Published and here", table(header, rows), f"Published: {published.source}.{here} {RULE}"]
+    source = analysis.ablation.published.source if analysis.ablation.published else ""
+    return ["## Published and here", table(header, rows), f"Published: {source}.{here} {RULE}"]
 
 
 def clause(analysis: Analysis) -> list[str]:
     """How many of the published numbers agree, for the answer."""
-    published = analysis.ablation.published
-    if published is None:
-        return []
-    verdicts = [verdict(figure, values(analysis, figure))[0] for figure in published.figures]
-    plural = {AGREES: "agree", DISAGREES: "disagree"}
-    counted = {said: verdicts.count(said) for said in (AGREES, OPEN, DISAGREES, ABSENT)}
-    parts = [f"{n} {said if n == 1 else plural.get(said, said)}" for said, n in counted.items() if n]
-    return [f"of {count(len(verdicts), 'published number')} {listed(parts)}"]
+    verdicts = [one.verdict for one in comparisons(analysis)]
+    counted = {said: verdicts.count(said) for said in (AGREES, OPEN, DISAGREES, UNTESTED)}
+    verbs = {AGREES: ("agrees", "agree"), DISAGREES: ("disagrees", "disagree"), OPEN: ("is {}", "are {}")}
+    verbs |= {UNTESTED: verbs[OPEN]}
+    parts = [f"{n} {verbs[said][n > 1].format(said)}" for said, n in counted.items() if n]
+    return [f"of {count(len(verdicts), 'published number')} {listed(parts)}"] if verdicts else []

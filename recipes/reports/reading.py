@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pandas as pd
 import yaml
 
 from recipes.ablation.published import Published
+from recipes.ablation.schema import variant_names
 from recipes.configuration import parse_yaml
 from recipes.reports.cells import Ablation, Cell
 
@@ -34,15 +34,18 @@ def read_ablation(folder: Path) -> Ablation:
     if not cells:
         raise FileNotFoundError(f"{folder}: no cells (<variant>/seed-<k>/) in it; run the ablation first")
     settings = {
-        str(axis): {str(level): node for level, node in _mapping(levels).items()}
+        str(axis): {
+            str(level): node for level, node in (levels if isinstance(levels, dict) else dict.fromkeys(levels)).items()
+        }
         for axis, levels in _mapping(plan.get("axes")).items()
+        if isinstance(levels, (dict, list))
     }
     axes = {axis: list(levels) for axis, levels in settings.items() if levels}
     if not axes:  # without the YAML, the cells say what was varied
         for cell in cells:
             for axis, variant in cell.axes.items():
                 axes[axis] = list(dict.fromkeys([*axes.get(axis, []), variant]))
-    planned = ["+".join(levels) for levels in product(*axes.values())] if axes else []
+    planned = variant_names(axes) if axes else []
     order = {variant: k for k, variant in enumerate(planned)}
     cells.sort(key=lambda cell: (order.get(cell.variant, len(order)), cell.variant, cell.seed))
     present = {cell.name for cell in cells}
@@ -58,7 +61,7 @@ def read_ablation(folder: Path) -> Ablation:
         missing=missing if plan.get("axes") else [],
         problems=problems,
         settings=settings,
-        published=_read_published(plan, planned, problems),
+        published=_read_published(plan, planned or [cell.variant for cell in cells], problems),
     )
 
 

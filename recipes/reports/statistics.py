@@ -100,9 +100,15 @@ def rejection(shift: float, degrees: int, alpha: float = ALPHA) -> float:
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:
     """The same differences with p adjusted for their number (Holm), where there is more than one test."""
-    tested = sorted((d for d in differences if not math.isnan(d.p)), key=lambda d: d.p)
-    adjusted, largest = {}, 0.0
-    for k, difference in enumerate(tested):
-        largest = max(largest, min(1.0, (len(tested) - k) * difference.p))
-        adjusted[difference.variant, difference.reference] = largest
-    return [replace(d, adjusted=adjusted.get((d.variant, d.reference), math.nan)) for d in differences]
+    adjusted = holm_adjusted([d.p for d in differences])
+    return [replace(d, adjusted=p) for d, p in zip(differences, adjusted, strict=True)]
+
+
+def holm_adjusted(ps: Sequence[float]) -> list[float]:
+    """The p values adjusted for how many there are (Holm); what was not tested, NaN, counts for none and stays."""
+    order = sorted((k for k, p in enumerate(ps) if not math.isnan(p)), key=lambda k: ps[k])
+    adjusted, largest = [math.nan] * len(ps), 0.0
+    for rank, k in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * ps[k]))
+        adjusted[k] = largest
+    return adjusted

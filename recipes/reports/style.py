@@ -16,6 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import Bbox
 
 from recipes.files import replacing
+from recipes.reports.analysis import Analysis
+from recipes.reports.format import count, listed
 
 # Okabe and Ito's palette without its yellow, which is too light for a line; the baseline is the grey
 BASELINE = "#5f5f5f"
@@ -67,6 +69,23 @@ def save(made: Figure, path: Path, caption: str) -> None:
     made.supxlabel(caption, fontsize=7.5, color="#555555", x=0.005, ha="left")
     with replacing(path) as file:
         made.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12)
+
+
+def caption(
+    analysis: Analysis,
+    *statuses: str,
+    marks: str = "line: mean, band: smallest to largest",
+    diverged: str = ", dashed to the cross",
+) -> str:
+    """How many seeds are shown and how, and which diverged."""
+    ablation = analysis.ablation
+    counts = {variant: len(ablation.of(variant, *statuses)) for variant in ablation.variants}
+    if len(set(counts.values())) == 1:
+        seeds = f"n = {count(next(iter(counts.values())), 'seed')} per variant"
+    else:
+        seeds = "seeds: " + ", ".join(f"{variant} {k}" for variant, k in counts.items())
+    ended = [f"{v} {k} of {len(ablation.of(v))}" for v in counts if (k := len(ablation.of(v, "diverged")))]
+    return f"{seeds}; {marks}" + (f"\ndiverged{diverged}: {listed(ended)}" if ended else "")
 
 
 def curve(axes: Axes, lines: Sequence[pd.Series], colour: str, style: str = "-", **drawn: Any) -> pd.Series:

@@ -3,10 +3,13 @@
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from small_ocr import OCR, write_pages
 from torch._dynamo.testing import CompileCounterWithBackend
 from training import corpus, model, rows, series, trainer
 
-from recipes.callbacks import CompiledSublayers
+from recipes.callbacks import CompiledSublayers, run_record
+from recipes.cli import CLI
+from recipes.configuration import parse_yaml
 
 METRICS = ("train/loss", "val/loss", "signal_gain/composite/backward", "train/gradient_norm")
 
@@ -17,7 +20,7 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compile = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *_, **__: compile(self, backend=counter))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **given: compile(self, **given | {"backend": counter}))
     yield counter
     torch._dynamo.reset()
 
@@ -35,6 +38,27 @@ def test_trains_the_same_on_as_many_graphs_at_any_depth(tmp_path, graphs, depth)
         assert ran["compiled"][metric] == pytest.approx(ran["eager"][metric], rel=1e-4)
     # attention and feed-forward, each for training and validation, and attention's tables of rotations
     assert graphs.frame_count <= 8
+
+
+@pytest.mark.filterwarnings("ignore:.*self.log.*")
+def test_trains_what_reads_pages(tmp_path, monkeypatch, graphs):
+    """Views of two sizes go through the same sublayers, and some pages have no crops."""
+    monkeypatch.setattr(run_record, "environment", dict)
+    monkeypatch.chdir(tmp_path)
+    write_pages(tmp_path)
+    losses = []
+    for callbacks in ([], [{"class_path": "recipes.callbacks.CompiledSublayers"}]):
+        tree = parse_yaml(OCR)
+        tree["trainer"] |= {
+            "limit_train_batches": 2,
+            "callbacks": callbacks,
+            "default_root_dir": f"run-{len(callbacks)}",
+        }
+        cli = CLI(tree)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        losses.append(float(cli.trainer.callback_metrics["train/loss"]))
+    assert graphs.frame_count
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_names_in_checkpoints_stay(tmp_path, graphs):
