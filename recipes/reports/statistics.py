@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from scipy import integrate, optimize, special, stats
@@ -76,11 +77,16 @@ def smallest_effect(sd: float, n: int, power: float = POWER, alpha: float = ALPH
     """
     if n < 2 or not math.isfinite(sd):
         return math.nan
+    return _shift(n, power, alpha) * sd / math.sqrt(n)
+
+
+@cache
+def _shift(n: int, power: float, alpha: float) -> float:
+    """The noncentrality at which a two-sided t-test of n pairs has the given power: a fifth of a second to find."""
     high = float(stats.t.ppf(1 - alpha / 2, n - 1)) + 1
     while rejection(high, n - 1, alpha) < power:
         high *= 1.5
-    shift = optimize.brentq(lambda shift: rejection(shift, n - 1, alpha) - power, 0, high)
-    return float(shift) * sd / math.sqrt(n)
+    return float(optimize.brentq(lambda shift: rejection(shift, n - 1, alpha) - power, 0, high))
 
 
 def rejection(shift: float, degrees: int, alpha: float = ALPHA) -> float:

@@ -1,5 +1,7 @@
 """The grid as processes: kills, failures and Ctrl-C leave what a second run completes."""
 
+import contextlib
+import io
 import json
 import os
 from pathlib import Path
@@ -49,24 +51,26 @@ def status(cell: Path) -> dict:
     return json.loads((cell / "status.json").read_text())
 
 
-def uninterrupted(folder: Path, capsys) -> pd.Series:
-    """The metrics of mHC as an ordinary run, in this process."""
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> pd.Series:
+    """The metrics of mHC as an ordinary run, in this process, which does nothing a second time."""
     topology = "{class_path: mhc.ManifoldHyperConnection, init_args: {streams: 2}}"
     plain = RUN.replace("{class_path: mhc.HyperConnection, init_args: {streams: 2}}", topology)
-    write(folder, "", plain).rename(folder / "ordinary.yaml")
-    assert main(["--config", "ordinary.yaml"]) == 0
-    run = folder / "results" / "ordinary" / "run" / "seed-0"
-    assert status(run)["status"] == "finished"
-    written = (run / "metrics.csv").stat().st_mtime_ns
-    capsys.readouterr()
-    assert main(["--config", "ordinary.yaml"]) == 0
-    assert "finished already" in capsys.readouterr().out
-    assert (run / "metrics.csv").stat().st_mtime_ns == written
-    return metrics(run)
+    told = io.StringIO()
+    with contextlib.chdir(tmp_path_factory.mktemp("ordinary")), contextlib.redirect_stdout(told):
+        write(Path(), "", plain).rename("ordinary.yaml")
+        assert main(["--config", "ordinary.yaml"]) == 0
+        run = Path("results/ordinary/run/seed-0")
+        assert status(run)["status"] == "finished"
+        written = (run / "metrics.csv").stat().st_mtime_ns
+        told.truncate(0)
+        assert main(["--config", "ordinary.yaml"]) == 0
+        assert "finished already" in told.getvalue()
+        assert (run / "metrics.csv").stat().st_mtime_ns == written
+        return metrics(run)
 
 
-def test_killed_and_failed_cells(folder, capsys, monkeypatch):
-    expected = uninterrupted(folder, capsys)
+def test_killed_and_failed_cells(folder, uninterrupted, capsys, monkeypatch):
     run = accidents(("mhc", 7, "kill"), ("residual", 3, "raise"))
     write(folder, ABLATION.replace("seeds: [0, 1]", "seeds: [0]\n  jobs: 3\n  threads: 2") + HC, run)
     results = folder / "results" / "small"
@@ -109,13 +113,12 @@ def test_killed_and_failed_cells(folder, capsys, monkeypatch):
     assert status(killed)["resumed_at"] == [5]
     assert status(failed)["resumed_at"] == []
     assert status(killed)["error"] is None if "error" in status(killed) else True
-    pd.testing.assert_series_equal(metrics(killed), expected, check_exact=True)
+    pd.testing.assert_series_equal(metrics(killed), uninterrupted, check_exact=True)
 
 
-def test_interrupt(folder, capsys, monkeypatch):
+def test_interrupt(folder, uninterrupted, capsys, monkeypatch):
     """Ctrl-C ends the cell after its step; the same command goes on from there."""
     monkeypatch.setattr(recipes.report, "write_report", lambda folder: "the answer")
-    expected = uninterrupted(folder, capsys)
     write(folder, ABLATION.replace("[0, 1]", "[0]"), accidents(("mhc", 7, "interrupt")))
     cell = folder / "results" / "small" / "mhc" / "seed-0"
     command = ["--config", "small.yaml", "--ablation.only", "mhc"]
@@ -127,7 +130,7 @@ def test_interrupt(folder, capsys, monkeypatch):
     assert main(command) == 0
     assert status(cell)["status"] == "finished"
     assert status(cell)["resumed_at"] == [8]
-    pd.testing.assert_series_equal(metrics(cell), expected, check_exact=True)
+    pd.testing.assert_series_equal(metrics(cell), uninterrupted, check_exact=True)
 
 
 def test_two_drivers(folder, capsys):

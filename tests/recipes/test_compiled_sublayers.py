@@ -14,18 +14,18 @@ from recipes.configuration import parse_yaml
 METRICS = ("train/loss", "val/loss", "signal_gain/composite/backward", "train/gradient_norm")
 
 
-@pytest.fixture
-def graphs(monkeypatch):
-    """Counts graphs and lets a small backend stand for Inductor, which takes a minute."""
+@pytest.fixture(params=["eager"])
+def graphs(request, monkeypatch):
+    """Counts graphs and lets a small backend stand for Inductor, which takes a minute; AOT Autograd half of one."""
     torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend(request.param)
     compile = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **given: compile(self, **given | {"backend": counter}))
     yield counter
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("depth", [2, 6])
+@pytest.mark.parametrize(("depth", "graphs"), [(2, "aot_eager"), (6, "eager")], indirect=["graphs"])
 def test_trains_the_same_on_as_many_graphs_at_any_depth(tmp_path, graphs, depth):
     ran = {}
     for name, callbacks in (("eager", []), ("compiled", [CompiledSublayers()])):

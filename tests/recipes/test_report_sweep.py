@@ -45,8 +45,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_passing_steps_are_the_first_measured_ones(folder):
-    ablation = read_ablation(folder)
+@pytest.fixture(scope="module")
+def analysis(folder):
+    return analyse(read_ablation(folder))
+
+
+def test_passing_steps_are_the_first_measured_ones(analysis):
+    ablation = analysis.ablation
     for seed, cell in enumerate(ablation.of("hc+d16+x1")):
         for threshold in gains.THRESHOLDS:
             # the cells' gain grows as final^(step / 200) and is measured every 10 steps
@@ -66,8 +71,8 @@ def test_table_counts_cells_that_pass(folder):
     assert "The forward gain of 8 other variants passes 10 nowhere." in text
 
 
-def test_answer_says_where(folder):
-    said = answer(analyse(read_ablation(folder)))
+def test_answer_says_where(analysis):
+    said = answer(analysis)
     assert (
         "passes, at some seed at least, 10 in 4 of 6 variants with hc, 100 in hc+d16+x1 and hc+d16+x3, 1,000 in" in said
     )
@@ -99,8 +104,7 @@ def panel():
     return Figure().subplots()
 
 
-def test_lines_end_at_the_mean_of_the_last_level(folder, panel):
-    analysis = analyse(read_ablation(folder))
+def test_lines_end_at_the_mean_of_the_last_level(analysis, panel):
     values = swept(analysis)["depth"][1]
     ends = lines(analysis, panel, "depth", values, "gain_forward")
     assert {name: y for name, (y, _) in ends.items()} == {"hc+x1": 3000, "hc+x3": 3000, "mhc+x1": 1, "mhc+x3": 1}
@@ -111,8 +115,7 @@ def test_lines_end_at_the_mean_of_the_last_level(folder, panel):
     assert drawn[0].get_linestyle() != drawn[1].get_linestyle()
 
 
-def test_published_numbers_are_marked(folder, panel):
-    analysis = analyse(read_ablation(folder))
+def test_published_numbers_are_marked(analysis, panel):
     values = swept(analysis)["depth"][1]
     (number,) = published(analysis, panel, "depth", values, "gain_forward")
     assert number.variant == "hc+d08+x1"
@@ -120,10 +123,10 @@ def test_published_numbers_are_marked(folder, panel):
     assert [n.variant for n in published(analysis, panel, "depth", values, "val_loss")] == ["mhc+d16+x3"]
 
 
-def test_the_picture_has_room_for_what_was_published(folder, monkeypatch):
+def test_the_picture_has_room_for_what_was_published(analysis, monkeypatch, tmp_path):
     saved = []
     monkeypatch.setattr(style, "save", lambda made, path, caption: saved.append((made, caption)))
-    picture(analyse(read_ablation(folder)), folder / "elsewhere.png")
+    picture(analysis, tmp_path / "elsewhere.png")
     ((made, caption),) = saved
     forward, backward, loss = made.axes
     assert caption.endswith("diamond: published")
@@ -153,8 +156,8 @@ def test_one_axis_of_numbers_alone_is_drawn(tmp_path):
     assert matplotlib.image.imread(folder / "sweep.png").shape[0] > 400
 
 
-def test_picture_is_drawn_along_numbers_alone(folder, tmp_path):
-    assert list(swept(analyse(read_ablation(folder)))) == ["depth"]  # two rates make no line
+def test_picture_is_drawn_along_numbers_alone(folder, analysis, tmp_path):
+    assert list(swept(analysis)) == ["depth"]  # two rates make no line
     pixels = matplotlib.image.imread(folder / "sweep.png")[..., :3]
     assert len(np.unique(pixels[::3, ::3].reshape(-1, 3), axis=0)) > 50
     assert "](sweep.png)" in (folder / "report.md").read_text()
