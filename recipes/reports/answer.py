@@ -57,11 +57,12 @@ def _gain(analysis: Analysis) -> list[str]:
 
 
 def _by_first_axis(analysis: Analysis, measured: Mapping[str, Sequence[float]]) -> str:
-    """Mean and extent of the gains at each level of the first axis, whatever the others."""
+    """The smallest and largest gain at each level of the first axis, whatever the others: no mean of unlike models."""
     axis, levels = next(iter(analysis.ablation.axes)), {}
     for variant, values in measured.items():
         levels.setdefault(analysis.ablation.levels(variant).get(axis, variant), []).extend(values)
-    return listed([f"{extent(values, gain)} in {level}" for level, values in levels.items()])
+    ends = {level: [gain(min(values)), gain(max(values))] for level, values in levels.items()}
+    return listed([f"{' to '.join(dict.fromkeys(shown))} in {level}" for level, shown in ends.items()])
 
 
 def _range(measured: dict[str, list[float]]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,9 +11,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from recipes.reports import queries, style, sweep, tokens
+from recipes.reports import facets, queries, style, sweep, tokens
 from recipes.reports.analysis import STEADY, Analysis
 from recipes.reports.cells import GAIN, Cell
+
+Ends = dict[str, tuple[float, str]]  # variant -> where its line ends, and its colour
+Place = tuple[float, float, str]  # of a cross, and its colour
 
 AXIS = {"steps": "optimizer steps", "flops": "training FLOPs", "time": "training time (s, at the median step)"}
 
@@ -41,107 +44,137 @@ def draw(analysis: Analysis, folder: Path) -> tuple[list[str], list[str]]:
 
 
 def loss(analysis: Analysis, path: Path) -> str | None:
-    """Training and validation loss, and beside them the validation loss minus the baseline's, seed by seed."""
-    ablation, at = analysis.ablation, analysis.at
-    hues = style.colours(ablation.variants, ablation.baseline)
-    paired = {v: lines for v in ablation.variants if v != ablation.baseline and (lines := _paired_curves(analysis, v))}
+    """Training and validation loss, and beside them the validation loss minus the reference's, seed by seed."""
+    ablation = analysis.ablation
+    found = facets.facets(analysis)
+    paired = {
+        variant: lines
+        for facet in found
+        for variant in facet.lines
+        if facet.reference not in (None, variant) and (lines := _paired_curves(analysis, variant, facet.reference))
+    }
     shape = {"width": 5.2 if paired else 6.4, "height": max(3.6, 1.2 + 0.17 * len(ablation.variants))}
-    made, panels = style.figure(2 if paired else 1, f"{ablation.name}: loss", **shape)
-    ends, heights, stopped = {}, [], []
-    for variant in ablation.variants:
-        finished = ablation.of(variant, "finished")
-        train = [_smooth(_at(cell, cell.series("train/loss"), at)) for cell in finished]
-        train = _aligned([line for line in train if len(line)])
-        thin = style.curve(panels[0], train, hues[variant], linewidth=0.8, alpha=0.5)
-        validation = _aligned([line for cell in finished if len(line := _at(cell, cell.validation(), at))])
-        mean = style.curve(panels[0], validation, hues[variant], marker="o")
-        if len(mean):
-            ends[variant] = (float(mean.iloc[-1]), hues[variant])
-            heights += [*mean, *thin.iloc[len(thin) // 10 :]]  # the first fall would flatten the rest
-        for cell in ablation.of(variant, "diverged"):
-            if end := _diverging(panels[0], _smooth(_at(cell, cell.series("train/loss"), at)), hues[variant]):
-                stopped.append((*end, hues[variant]))
-                ends.setdefault(variant, (end[1], hues[variant]))
-    if not ends:
+    made, (curves, *beside) = facets.panels(found, 2 if paired else 1, f"{ablation.name}: loss", **shape)
+    ends, heights, stopped = {}, [], {}
+    for panel, facet in zip(curves, found, strict=True):
+        ends[panel], more, stopped[panel] = _loss_curves(analysis, panel, facet)
+        heights += more
+        about = "thick: validation, thin: training (smoothed)"
+        panel.set(ylabel="cross-entropy (nats per token)", title=facet.name or about)
+    if not any(ends.values()):
         return "no loss was measured"
-    if heights:
-        low, high = min(heights), max(heights)
-        panels[0].set_ylim(low - 0.06 * (high - low or 1), high + 0.06 * (high - low or 1))
-    _crosses(panels[0], stopped)
-    panels[0].set(ylabel="cross-entropy (nats per token)", title="thick: validation, thin: training (smoothed)")
-    for variant, lines in paired.items():
-        style.curve(panels[1], lines, hues[variant], marker="o" if at == "steps" else "")
-    for panel in panels:
-        style.budget_axis(panel, AXIS[at])
-    labels = {panels[0]: ends}
-    if paired:
-        panels[1].axhline(0, color=style.BASELINE, linewidth=1)
-        panels[1].set(title=f"validation loss minus {ablation.baseline}'s at the same seed", ylabel="difference (nats)")
-        last = {v: (float(pd.concat(lines, axis=1).mean(axis=1).iloc[-1]), hues[v]) for v, lines in paired.items()}
-        labels[panels[1]] = last | {ablation.baseline: (0.0, style.BASELINE)}
-    style.label_ends(labels)
+    for panel in curves:
+        if heights:
+            low, high = min(heights), max(heights)
+            panel.set_ylim(low - 0.06 * (high - low or 1), high + 0.06 * (high - low or 1))
+        _crosses(panel, stopped[panel])
+    for panel, facet in zip(beside[0] if beside else (), found, strict=bool(beside)):
+        ends[panel] = {facet.reference: (0.0, facet.hues[facet.reference])} if facet.reference else {}
+        for variant in facet.lines.keys() & paired.keys():
+            lines = paired[variant]
+            style.curve(panel, lines, facet.hues[variant], marker="o" if analysis.at == "steps" else "")
+            ends[panel][variant] = float(pd.concat(lines, axis=1).mean(axis=1).iloc[-1]), facet.hues[variant]
+        panel.axhline(0, color=style.BASELINE, linewidth=1)
+        minus = "minus {}" if facet.name else "validation loss minus {}'s at the same seed"
+        panel.set(title=facet.compared(minus), ylabel="difference (nats)")
+    for panel in made.axes:
+        style.budget_axis(panel, AXIS[analysis.at])
+    facets.name_lines(made, found, ends)
     style.save(made, path, style.caption(analysis, "finished"))
     return None
 
 
+def _loss_curves(analysis: Analysis, panel: Axes, facet: facets.Facet) -> tuple[Ends, list[float], list[Place]]:
+    """Draw them; returns the ends of the lines, the heights to show, and where diverged cells stopped."""
+    ends: Ends = {}
+    heights: list[float] = []
+    stopped: list[Place] = []
+    at = analysis.at
+    for variant, hue in facet.hues.items():
+        finished = analysis.ablation.of(variant, "finished")
+        train = [_smooth(_at(cell, cell.series("train/loss"), at)) for cell in finished]
+        train = _aligned([line for line in train if len(line)])
+        thin = style.curve(panel, train, hue, linewidth=0.8, alpha=0.5)
+        validation = _aligned([line for cell in finished if len(line := _at(cell, cell.validation(), at))])
+        mean = style.curve(panel, validation, hue, marker="o")
+        if len(mean):
+            ends[variant] = (float(mean.iloc[-1]), hue)
+            heights += [*mean, *thin.iloc[len(thin) // 10 :]]  # the first fall would flatten the rest
+        for cell in analysis.ablation.of(variant, "diverged"):
+            if end := _diverging(panel, _smooth(_at(cell, cell.series("train/loss"), at)), hue):
+                stopped.append((*end, hue))
+                ends.setdefault(variant, (end[1], hue))
+    return ends, heights, stopped
+
+
 def gain_by_depth(analysis: Analysis, path: Path) -> str | None:
     """Composite gain of the first k sublayers at the last measurement, against k."""
-    lines = {
-        direction: {
-            variant: [line for cell in cells if len(line := _depth(cell, direction))]
-            for variant in analysis.ablation.variants
-            if (cells := analysis.ablation.of(variant, "finished", "diverged"))
-        }
-        for direction in ("forward", "backward")
-    }
     title = "composite signal gain by depth, last measurement"
-    return _gains(analysis, path, lines, "sublayers composed (depth)", title, " (their last measurement)")
+    return _gains(analysis, path, _depth, "sublayers composed (depth)", title, " (their last measurement)")
 
 
 def gain_by_step(analysis: Analysis, path: Path) -> str | None:
     """Composite gain of the whole trunk over training."""
-    lines = {
-        direction: {
-            variant: [line for cell in cells if len(line := cell.series(GAIN + direction).dropna())]
-            for variant in analysis.ablation.variants
-            if (cells := analysis.ablation.of(variant, "finished", "diverged"))
-        }
-        for direction in ("forward", "backward")
-    }
-    return _gains(analysis, path, lines, AXIS["steps"], "composite signal gain over training", ", dashed to the cross")
+
+    def series(cell: Cell, direction: str) -> pd.Series:
+        return cell.series(GAIN + direction).dropna()
+
+    return _gains(analysis, path, series, AXIS["steps"], "composite signal gain over training", style.STOPPED)
 
 
 def _gains(
-    analysis: Analysis, path: Path, lines: dict[str, dict[str, list[pd.Series]]], along: str, title: str, diverged: str
+    analysis: Analysis, path: Path, series: Callable[[Cell, str], pd.Series], along: str, title: str, diverged: str
 ) -> str | None:
-    if not any(series for by_variant in lines.values() for series in by_variant.values()):
+    """Panels of forward and backward gain, `series(cell, direction)`; `diverged` is what is shown of those cells."""
+    lines = {
+        direction: {
+            variant: [
+                (line, diverged == style.STOPPED and cell.status == "diverged")
+                for cell in analysis.ablation.of(variant, "finished", "diverged")
+                if len(line := series(cell, direction))
+            ]
+            for variant in analysis.ablation.variants
+        }
+        for direction in ("forward", "backward")
+    }
+    if not any(of for by_variant in lines.values() for of in by_variant.values()):
         return "no signal gain was measured"
     if not analysis.mixes:
         return "every gain is 1, for no topology here mixes streams"
-    hues = style.colours(analysis.ablation.variants, analysis.ablation.baseline)
-    made, panels = style.figure(2, f"{analysis.ablation.name}: {title}")
-    labels = {}
+    found = facets.facets(analysis)
+    made, rows = facets.panels(found, 2, f"{analysis.ablation.name}: {title}", width=4.9, height=3.6)
+    ends, stopped = {}, {}
     means = {"forward": "max |row sum|", "backward": "max |column sum|"}
-    for panel, (direction, by_variant) in zip(panels, lines.items(), strict=True):
-        ends, values, stopped = {}, [], []
-        for variant, series in by_variant.items():
-            longest = max((line.index[-1] for line in series), default=0)
-            whole = [line for line in series if line.index[-1] == longest]  # diverged cells end earlier
-            mean = style.curve(panel, whole, hues[variant])
-            for line in series:
-                if line.index[-1] < longest and (end := _diverging(panel, line, hues[variant])):
-                    stopped.append((*end, hues[variant]))
-                values += [v for v in line if math.isfinite(v)]
-            if len(mean):
-                ends[variant] = (float(mean.iloc[-1]), hues[variant])
-        style.log_gain(panel, values)
-        _crosses(panel, stopped)
-        panel.set(title=f"{direction}: {means[direction]}, mean over probe tokens", ylabel="gain (log scale)")
-        style.budget_axis(panel, along)
-        labels[panel] = ends
-    style.label_ends(labels)
-    style.save(made, path, style.caption(analysis, "finished", "diverged", diverged=diverged))
+    for row, (direction, by_variant) in zip(rows, lines.items(), strict=True):
+        values = [v for of in by_variant.values() for line, _ in of for v in line if math.isfinite(v)]
+        for panel, facet in zip(row, found, strict=True):
+            ends[panel], stopped[panel] = _gain_curves(panel, facet, {v: by_variant[v] for v in facet.lines})
+            whole = f"{direction}: {means[direction]}, mean over probe tokens"
+            panel.set(title=f"{facet.name}: {direction}" if facet.name else whole, ylabel="gain (log scale)")
+            style.log_gain(panel, values)
+            _crosses(panel, stopped[panel])
+            style.budget_axis(panel, along)
+    facets.name_lines(made, found, ends)
+    marks = "line: mean, band: smallest to largest"
+    if len(found) > 1:
+        marks += f"; {', '.join(f'{d}: {mean}' for d, mean in means.items())}, mean over probe tokens"
+    style.save(made, path, style.caption(analysis, "finished", "diverged", marks=marks, diverged=diverged))
     return None
+
+
+def _gain_curves(
+    panel: Axes, facet: facets.Facet, lines: dict[str, list[tuple[pd.Series, bool]]]
+) -> tuple[Ends, list[Place]]:
+    """Draw lines, each with whether it stops early; returns where they end, and where those that stopped do."""
+    ends, places = {}, []
+    for variant, of in lines.items():
+        hue = facet.hues[variant]
+        mean = style.curve(panel, [line for line, stops in of if not stops], hue)
+        stopped = [end for line, stops in of if stops and (end := _diverging(panel, line, hue))]
+        places += [(*end, hue) for end in stopped]
+        if len(mean) or stopped:
+            ends[variant] = (float(mean.iloc[-1]) if len(mean) else stopped[-1][1], hue)
+    return ends, places
 
 
 def cost(analysis: Analysis, path: Path) -> str | None:
@@ -152,40 +185,61 @@ def cost(analysis: Analysis, path: Path) -> str | None:
         return f"no step time of the baseline {ablation.baseline} was measured"
     if analysis.unsteady > STEADY:
         return f"step times of cells that cost the same differ by a factor of up to {analysis.unsteady:.1f}"
+    found = facets.facets(analysis)
     many = len(ablation.variants) > len(style.COLOURS)
-    hues = style.colours(ablation.variants, ablation.baseline)
     shape = {"width": 9.0, "height": 6.0} if many else {"width": 6.2, "height": 4.0}
-    made, (panel,) = style.figure(1, f"{ablation.name}: cost against loss", **shape)
-    places, drawn = [], []
-    for variant in ablation.variants:
-        cells = [c for c in ablation.of(variant, "finished") if c.seed in analysis.losses.get(variant, {})]
-        ratios = [cell.value("step_ms") / base for cell in cells]
-        losses = [analysis.losses[variant][cell.seed] for cell in cells]
-        if not cells or not np.isfinite(ratios).all():
-            continue
-        x, y = float(np.mean(ratios)), float(np.mean(losses))
-        spread = [[[x - min(ratios)], [max(ratios) - x]], [[y - min(losses)], [max(losses) - y]]]
-        panel.errorbar(x, y, xerr=spread[0], yerr=spread[1], color=hues[variant], marker="o", markersize=6, capsize=2)
-        panel.plot(ratios, losses, ".", color=hues[variant], markersize=4, alpha=0.6)
-        memory = analysis.median(variant, "peak_memory_mb")
-        beside = f"\n{memory:,.0f} MB" if math.isfinite(memory) and not many else ""
-        places.append((x, y, variant + beside, hues[variant]))
-        drawn += [Bbox([[min(ratios), y], [max(ratios), y]]), Bbox([[x, min(losses)], [x, max(losses)]])]
-        drawn += [Bbox([[r, o], [r, o]]) for r, o in zip(ratios, losses, strict=True)]
-    if not places:
+    made, (panels,) = facets.panels(found, 1, f"{ablation.name}: cost against loss", **shape)
+    ends, labels = {}, {}
+    for panel, facet in zip(panels, found, strict=True):
+        reference = analysis.median(facet.reference, "step_ms") if facet.reference else math.nan
+        labels[panel] = _points(analysis, panel, facet, reference, memory=not many)
+        ends[panel] = {variant: (y, hue) for variant, (_, y, _, hue) in labels[panel][0].items()}
+        panel.set(
+            xlabel=facet.compared("step time over {}'s" + ("" if facet.name else f" (median {base:.3g} ms)")),
+            ylabel="validation loss (nats)",
+            title=facet.name or f"validation loss at {analysis.budget_text}",
+        )
+        panel.margins(0.14, 0.12)
+    if not any(ends.values()):
         return "no finished cell has both a step time and a loss"
-    if len(places) < 2:
+    if sum(map(len, ends.values())) < 2:
         return "one variant alone has nothing to be compared with"
-    panel.margins(0.14, 0.12)
-    style.label_points(panel, places, drawn)
-    panel.set(xlabel=f"step time over {ablation.baseline}'s (median {base:.3g} ms)", ylabel="validation loss (nats)")
-    panel.set_title(f"validation loss at {analysis.budget_text}")
+    if len(found) == 1:
+        places, drawn = labels[panels[0]]
+        style.label_points(panels[0], list(places.values()), drawn)
+    else:
+        facets.name_lines(made, found, ends)
+        for panel in panels:
+            panel.set_xlabel(panel.get_xlabel(), fontsize=7.5)
     taken = "; times were taken beside other cells" if analysis.shared else ""
     marks = (
         f"large dot: mean, cross: smallest to largest, small dots: seeds{'' if many else ', MB: peak memory'}{taken}"
     )
     style.save(made, path, style.caption(analysis, "finished", marks=marks, diverged=", not shown"))
     return None
+
+
+def _points(
+    analysis: Analysis, panel: Axes, facet: facets.Facet, reference: float, memory: bool
+) -> tuple[dict[str, tuple[float, float, str, str]], list[Bbox]]:
+    """Draw the crosses; returns where each is, its label and colour, and boxes that no label may cover."""
+    places, drawn = {}, []
+    for variant, hue in facet.hues.items():
+        of = analysis.losses.get(variant, {})
+        cells = [cell for cell in analysis.ablation.of(variant, "finished") if cell.seed in of]
+        ratios, losses = [cell.value("step_ms") / reference for cell in cells], [of[cell.seed] for cell in cells]
+        if not cells or not np.isfinite(ratios).all():
+            continue
+        x, y = float(np.mean(ratios)), float(np.mean(losses))
+        spread = [[[x - min(ratios)], [max(ratios) - x]], [[y - min(losses)], [max(losses) - y]]]
+        panel.errorbar(x, y, xerr=spread[0], yerr=spread[1], color=hue, marker="o", markersize=6, capsize=2)
+        panel.plot(ratios, losses, ".", color=hue, markersize=4, alpha=0.6)
+        megabytes = analysis.median(variant, "peak_memory_mb")
+        beside = f"\n{megabytes:,.0f} MB" if memory and math.isfinite(megabytes) else ""
+        places[variant] = (x, y, facet.lines[variant] + beside, hue)
+        drawn += [Bbox([[min(ratios), y], [max(ratios), y]]), Bbox([[x, min(losses)], [x, max(losses)]])]
+        drawn += [Bbox([[r, o], [r, o]]) for r, o in zip(ratios, losses, strict=True)]
+    return places, drawn
 
 
 def _depth(cell: Cell, direction: str) -> pd.Series:
@@ -228,10 +282,10 @@ def _aligned(lines: Sequence[pd.Series]) -> list[pd.Series]:
     return [pd.Series(np.interp(places, line.index, line), index=places) for line in lines]
 
 
-def _paired_curves(analysis: Analysis, variant: str) -> list[pd.Series]:
-    """Validation loss minus the baseline's at the same seed, at the places that both reached."""
+def _paired_curves(analysis: Analysis, variant: str, reference: str) -> list[pd.Series]:
+    """Validation loss minus the reference's at the same seed, at the places that both reached."""
     ablation, differences = analysis.ablation, []
-    base = {cell.seed: _at(cell, cell.validation(), analysis.at) for cell in ablation.of(ablation.baseline, "finished")}
+    base = {cell.seed: _at(cell, cell.validation(), analysis.at) for cell in ablation.of(reference, "finished")}
     for cell in ablation.of(variant, "finished"):
         one, other = _at(cell, cell.validation(), analysis.at), base.get(cell.seed, pd.Series(dtype=float))
         if len(one) and len(other):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -144,13 +145,35 @@ def _read_metrics(path: Path, name: str, problems: list[str], needed: bool) -> d
     rows = pd.read_csv(io.StringIO("".join(whole)), **columns) if whole else pd.DataFrame(columns=columns["names"])
     step = pd.to_numeric(rows["step"], errors="coerce")
     value = pd.to_numeric(rows["value"].where(rows["value"].str.strip() != "", "?"), errors="coerce")
-    good = step.notna() & (value.notna() | rows["value"].str.strip().str.lower().str.lstrip("+-").eq("nan"))
+    good = (
+        step.notna() & (value.notna() | rows["value"].str.strip().str.lower().str.lstrip("+-").eq("nan"))
+    ).to_numpy()
     skipped = max(len(lines) - 1, 0) - int(good.sum())
     if skipped:
         problems.append(f"{name}/{path.name}: {skipped} torn or unreadable line{'s'[: skipped > 1]} left out")
-    table = pd.DataFrame({"step": step, "metric": rows["metric"], "value": value})[good]
-    table = table.drop_duplicates(["step", "metric"], keep="last").sort_values("step", kind="stable")
-    return {str(metric): group.set_index("step")["value"] for metric, group in table.groupby("metric")}
+    columns = rows["metric"].to_numpy(object), step.to_numpy(float), value.to_numpy(float)
+    return _by_metric(*(column[good] for column in columns))
+
+
+def _by_metric(metrics: np.ndarray, steps: np.ndarray, values: np.ndarray) -> dict[str, pd.Series]:
+    """A series of each metric by step, the last of a step; by hand, for pandas' groups take ten times as long."""
+    names, metric = np.unique(metrics, return_inverse=True)
+    order = np.lexsort((steps, metric))  # stable: the last of a step stays the last
+    metric, steps, values = metric[order], steps[order], values[order]
+    last = np.ones(len(order), bool)
+    last[:-1] = (metric[1:] != metric[:-1]) | (steps[1:] != steps[:-1])
+    metric, steps, values = metric[last], steps[last], values[last]
+    if (steps % 1 == 0).all():
+        steps = steps.astype(np.int64)
+    ends = np.searchsorted(metric, np.arange(len(names) + 1))
+    indexes: dict[bytes, pd.Index] = {}  # most metrics have the steps of others
+    found = {}
+    for name, low, high in zip(names, ends[:-1], ends[1:], strict=True):
+        key = steps[low:high].tobytes()
+        if key not in indexes:
+            indexes[key] = pd.Index(steps[low:high], name="step")
+        found[str(name)] = pd.Series(values[low:high], index=indexes[key], name="value")
+    return found
 
 
 def _mapping(value: Any) -> dict[Any, Any]:

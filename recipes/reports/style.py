@@ -1,6 +1,7 @@
 """How the pictures look: colours that colour-blind readers tell apart, labels at the lines' ends, a caption below."""
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
@@ -22,6 +24,8 @@ from recipes.reports.format import count, listed
 # Okabe and Ito's palette without its yellow, which is too light for a line; the baseline is the grey
 BASELINE = "#5f5f5f"
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+STOPPED = ", dashed to the cross"  # how lines of diverged cells are drawn
 
 STYLE = {
     "font.size": 9,
@@ -53,19 +57,21 @@ def colours(variants: Sequence[str], baseline: str) -> dict[str, str]:
 
 
 def figure(
-    columns: int, title: str, width: float = 4.9, height: float = 3.6, rows: int = 1
+    columns: int, title: str, width: float = 4.9, height: float = 3.6, rows: int = 1, sharey: bool | str = False
 ) -> tuple[Figure, list[Axes]]:
     """Panels under one title, row by row, without pyplot's global state; a panel's width, and the height of all."""
     made = Figure(figsize=(width * columns, height), layout="constrained")
     FigureCanvasAgg(made)
-    panels = list(np.ravel(made.subplots(rows, columns)))
+    panels = list(np.ravel(made.subplots(rows, columns, sharey=sharey)))
     made.get_layout_engine().set(wspace=0.06)
     made.suptitle(title, fontsize=11, fontweight="bold", x=0.005, ha="left")
     return made, panels
 
 
 def save(made: Figure, path: Path, caption: str) -> None:
-    """Write the figure as a PNG, whole or not at all, with its caption below."""
+    """Write the figure as a PNG, whole or not at all, with its caption below, no wider than its panels."""
+    room = int(15 * made.get_size_inches()[0])  # letters of this size
+    caption = "\n".join(textwrap.fill(line, room) for line in caption.splitlines())
     made.supxlabel(caption, fontsize=7.5, color="#555555", x=0.005, ha="left")
     with replacing(path) as file:
         made.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12)
@@ -75,13 +81,15 @@ def caption(
     analysis: Analysis,
     *statuses: str,
     marks: str = "line: mean, band: smallest to largest",
-    diverged: str = ", dashed to the cross",
+    diverged: str = STOPPED,
 ) -> str:
     """How many seeds are shown and how, and which diverged."""
     ablation = analysis.ablation
     counts = {variant: len(ablation.of(variant, *statuses)) for variant in ablation.variants}
     if len(set(counts.values())) == 1:
         seeds = f"n = {count(next(iter(counts.values())), 'seed')} per variant"
+    elif len(counts) > len(COLOURS):
+        seeds = f"n = {min(counts.values())} to {max(counts.values())} seeds per variant"
     else:
         seeds = "seeds: " + ", ".join(f"{variant} {k}" for variant, k in counts.items())
     ended = [f"{v} {k} of {len(ablation.of(v))}" for v in counts if (k := len(ablation.of(v, "diverged")))]
@@ -103,6 +111,12 @@ def curve(axes: Axes, lines: Sequence[pd.Series], colour: str, style: str = "-",
         drawn = {"linewidth": 2.8, "alpha": 0.75} | drawn
     axes.plot(mean.index, mean, style, color=colour, **{"markersize": 3.5} | drawn)
     return mean
+
+
+def legend(made: Figure, hues: Mapping[str, str]) -> None:
+    """A key of the figure's colours ({name: colour}), to the right of its panels."""
+    keys = [Line2D([], [], color=colour, marker="o", markersize=4) for colour in hues.values()]
+    made.legend(keys, list(hues), loc="outside right upper", frameon=False)
 
 
 def label_ends(panels: Mapping[Axes, Mapping[str, tuple[float, str]]], gap: float = 11.0) -> None:
