@@ -1,15 +1,14 @@
 """Manifold-constrained Hyper-Connections (mHC, arXiv 2512.24880): streams mixed by doubly stochastic matrices."""
 
-import math
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kernels import aggregate, combine, combine_aggregate, hyper_coefficients
+from kernels import combine_aggregate, hyper_coefficients
 from kernels.dispatch import Implementation, Last, require, require_implementation, require_normalisation
 from kernels.hyper_coefficients import HyperCoefficients
-from mhc.hyper_connection import require_shape
+from mhc.streams import StreamTopology, leading_read, require_shape
 from mhc.topology import ResidualTopology
 
 Init = Literal["residual", "uniform", "identity"]
@@ -17,11 +16,9 @@ Init = Literal["residual", "uniform", "identity"]
 # off-diagonal logit of H_res under init="residual": at n = 4 a stream keeps 0.948 of itself, mixes over ~14
 # sublayers, and a step of 0.01 in the logit moves an entry by 2e-4; at -8 it would be 3e-6
 RESIDUAL_OFF_DIAGONAL = -4.0
-# share of the leading stream in H_pre under init="residual"
-LEADING_SHARE = 0.55
 
 
-class ManifoldHyperConnection(ResidualTopology):
+class ManifoldHyperConnection(StreamTopology):
     """x' = H_res x + H_post^T F(H_pre x) over n streams, H_res doubly stochastic (arXiv 2512.24880, eq. 3-9).
 
     Streams begin as copies and end as their mean. A gate that is switched off (Table 1 of the paper) is the
@@ -99,10 +96,7 @@ class ManifoldHyperConnection(ResidualTopology):
         nn.init.zeros_(self.phi)
         nn.init.constant_(self.alpha, 0.01)
         if self.init == "residual":
-            share = (1 - LEADING_SHARE) / max(n - 1, 1)
-            pre = torch.full((n,), math.log(share / (1 - share)))
-            pre[lead] = math.log(LEADING_SHARE / (1 - LEADING_SHARE)) if n > 1 else 8.0
-            post, res = torch.zeros(n), RESIDUAL_OFF_DIAGONAL * (1 - eye)
+            pre, post, res = leading_read(n, lead), torch.zeros(n), RESIDUAL_OFF_DIAGONAL * (1 - eye)
         elif self.init == "uniform":
             nn.init.normal_(self.phi, std=0.02)
             pre, post, res = torch.zeros(n), torch.zeros(n), torch.zeros(n, n)
@@ -112,19 +106,6 @@ class ManifoldHyperConnection(ResidualTopology):
         else:
             raise ValueError(f"init must be 'residual', 'uniform' or 'identity', got {self.init!r}")
         self.bias.copy_(torch.cat([pre, post, res.flatten()]))
-
-    def expand(self, x: Tensor) -> Tensor:
-        """Copy x [B, S, C] to every stream: [B, S, n, C]."""
-        return x.unsqueeze(-2).expand(*x.shape[:-1], self.n, self.width)
-
-    def aggregate(self, state: Tensor) -> tuple[Tensor, HyperCoefficients]:
-        """Read H_pre x from the streams [B, S, n, C]."""
-        carry = self.coefficients(state)
-        return aggregate(state, carry.pre, impl=self.impl), carry
-
-    def combine(self, state: Tensor, y: Tensor, carry: HyperCoefficients) -> Tensor:
-        """Write H_res x + H_post^T y to the streams [B, S, n, C]."""
-        return combine(state, y, carry.post, carry.res, impl=self.impl)
 
     def combine_aggregate(
         self, state: Tensor, y: Tensor, carry: HyperCoefficients, following: ResidualTopology
@@ -161,14 +142,6 @@ class ManifoldHyperConnection(ResidualTopology):
     def reduce(self, state: Tensor) -> Tensor:
         """Average the streams [B, S, n, C] to [B, S, C]."""
         return state.mean(-2)
-
-    def mixing(self, carry: HyperCoefficients) -> Tensor:
-        """H_res [B, S, out, in]."""
-        return carry.res
-
-    def streams(self, state: Tensor) -> Tensor:
-        """The state itself, [B, S, n, C]."""
-        return state
 
     def coefficients(self, state: Tensor) -> HyperCoefficients:
         """H_pre [..., n], H_post [..., n] and H_res [..., out, in] of the streams [..., n, C], in fp32."""

@@ -25,12 +25,17 @@ def hyper_coefficients(
     n = x.shape[-2]
     dtype = compute_dtype(x)
     flat, phi, alpha, bias = (tensor.to(dtype) for tensor in (x.flatten(-2), phi, alpha, bias))
-    projection = _NormalisedProjection.apply(flat.reshape(-1, flat.shape[-1]), phi, norm_eps)
+    projection = normalised_projection(flat, phi, norm_eps)
     gates = torch.repeat_interleave(alpha, alpha.new_tensor([n, n, n * n], dtype=torch.long), output_size=n * (n + 2))
-    logits = torch.addcmul(bias, projection, gates).view(*x.shape[:-2], n * (n + 2))
+    logits = torch.addcmul(bias, projection, gates)
     pre, post, res = logits.split([n, n, n * n], -1)
     pre = torch.sigmoid(pre) + eps if eps else torch.sigmoid(pre)
     return pre, 2 * torch.sigmoid(post), sinkhorn(res.unflatten(-1, (n, n)), steps=steps, last=last, eps=eps, impl=impl)
+
+
+def normalised_projection(x: Tensor, phi: Tensor, norm_eps: float) -> Tensor:
+    """(x / sqrt(mean(x^2) + norm_eps)) phi for x [..., D] and phi [D, K] of one dtype: [..., K]."""
+    return _NormalisedProjection.apply(x.reshape(-1, x.shape[-1]), phi, norm_eps).view(*x.shape[:-1], phi.shape[1])
 
 
 class _NormalisedProjection(torch.autograd.Function):
