@@ -12,7 +12,9 @@ from mhc import (
     CausalLanguageModel,
     Context,
     HyperConnection,
+    KroneckerHyperConnection,
     ManifoldHyperConnection,
+    PermutationHyperConnection,
     Residual,
     SwiGLU,
     TopologyFactory,
@@ -23,6 +25,8 @@ TOPOLOGIES: dict[str, TopologyFactory] = {
     "residual": Residual,
     "hc": HyperConnection,
     "mhc": ManifoldHyperConnection,
+    "mhc lite": PermutationHyperConnection,
+    "kromhc": KroneckerHyperConnection,
 }
 VOCABULARY = 23
 

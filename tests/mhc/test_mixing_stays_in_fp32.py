@@ -8,10 +8,18 @@ from helpers import randomise, relative_error
 from models import language_model, tokens
 from torch import nn
 
-from mhc import HyperConnection, ManifoldHyperConnection, RMSNorm
+from mhc import (
+    HyperConnection,
+    KroneckerHyperConnection,
+    ManifoldHyperConnection,
+    PermutationHyperConnection,
+    RMSNorm,
+)
 
 FACTORIES = {
     "mhc": ManifoldHyperConnection,
+    "mhc lite": PermutationHyperConnection,
+    "kromhc": KroneckerHyperConnection,
     "hc": HyperConnection,
     "hc with RMSNorm": lambda width, index=0: HyperConnection(width, index, norm=RMSNorm),
     "hc static": lambda width, index=0: HyperConnection(width, index, dynamic=False),

@@ -62,6 +62,8 @@ def test_they_are_all_here():
     wanted = {"mhc_vs_hc", "depth", "streams", "sinkhorn_steps", "mhc_parts", "shakespeare", "scale", "ocr2_full"}
     wanted |= {
         "shakespeare_depth",
+        "hc_rate",
+        "manifold",
         *(f"{name}{size}" for name in ("depth_and_rate", "conventions") for size in ("", "_full")),
     }
     assert wanted <= set(SOURCES)
