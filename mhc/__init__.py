@@ -8,6 +8,7 @@ from mhc.decoding import NoRepeatNGram
 from mhc.description import Described, build, describe
 from mhc.feed_forward import FeedForward, SwiGLU
 from mhc.hyper_connection import HyperConnection
+from mhc.identity_hyper_connection import IdentityHyperConnection
 from mhc.kronecker_hyper_connection import KroneckerHyperConnection
 from mhc.language_model import CausalLanguageModel
 from mhc.manifold_hyper_connection import ManifoldHyperConnection
@@ -29,6 +30,7 @@ __all__ = [
     "Described",
     "FeedForward",
     "HyperConnection",
+    "IdentityHyperConnection",
     "KeyValueCache",
     "KroneckerHyperConnection",
     "ManifoldHyperConnection",

@@ -15,7 +15,7 @@ from mhc.streams import StreamTopology, leading_read, require_shape
 
 Init = Literal["residual", "identity"]
 
-# what the other logits of H_res are below the identity's under init="identity" (mHC-lite, arXiv 2601.05732)
+# what the other logits of H_res are below the identity's under init="identity" (arXiv 2601.05732 and 2601.21579)
 IDENTITY_DISTANCE = 8.0
 
 
@@ -24,12 +24,13 @@ class BirkhoffHyperConnection(StreamTopology):
 
     With v = vec(x) / sqrt(mean(vec(x)^2) + norm_eps) and (h_pre, h_post, h_res) = alpha (v phi) + bias:
     H_pre = sigmoid(h_pre), H_post = 2 sigmoid(h_post) as in mHC (arXiv 2512.24880, eq. 5-8), and H_res = matrix(h_res).
-    Streams begin as copies and end as their mean, which H_res of the last sublayer leaves as it is: it learns nothing.
+    Streams begin as copies and end as their mean. H_res of the first sublayer leaves copies as they are and that of the
+    last one the mean, so that these two learn nothing.
 
     | init | H_res | H_pre | H_post | phi |
     |---|---|---|---|---|
     | residual | the diagonal of mHC's init of that name: 0.948 at n = 4 | as mHC's | 1 | 0 |
-    | identity (mHC-lite) | others 8 below I's | sigmoid(1) on stream (index mod n), sigmoid(-1) else | 2 H_pre | 0 |
+    | identity (mHC-lite, KromHC) | others 8 below I's | sigmoid(1) on that stream, sigmoid(-1) else | 2 H_pre | 0 |
 
     alpha starts at 0.01. A class ends its constructor with `reset_parameters()`.
 

@@ -10,17 +10,17 @@ from mhc.birkhoff_hyper_connection import BirkhoffHyperConnection, Init
 
 
 class KroneckerHyperConnection(BirkhoffHyperConnection):
-    """H_res = U_1 x ... x U_K (Kronecker), U_k = [[p_k, 1 - p_k], [1 - p_k, p_k]], p = sigmoid(h_res), n = 2^K.
+    """H_res = U_1 x ... x U_K (Kronecker), n = 2^K, U_k = p_k I + (1 - p_k) P_swap, (p_k, 1 - p_k) = softmax(h_k).
 
-    Doubly stochastic with K logits, where mHC has n^2; not all such matrices are of this form (KromHC, arXiv
-    2601.21579; a 2 x 2 factor as a combination of its two permutations has one degree of freedom, p).
+    Each factor is a convex combination of the two permutations of two streams, with a logit for each (KromHC, arXiv
+    2601.21579). H_res is doubly stochastic with 2 K logits, where mHC has n^2; not all such matrices are of this form.
 
     Args:
         width: C, channels of a stream.
         index: of the sublayer in the trunk; stream (index mod n) leads at the start.
         streams: n, a power of 2: 1, 2, 4 or 8.
         norm_eps: of the RMS over n C channels; 1e-20 is mHC's. Models with padding want 1e-6.
-        init: "residual" (mHC's start in this toolkit) or "identity" (mHC-lite's).
+        init: "residual" (mHC's start in this toolkit) or "identity" (KromHC's, and mHC-lite's).
 
     Raises:
         ValueError: an argument out of range, by name.
@@ -34,9 +34,9 @@ class KroneckerHyperConnection(BirkhoffHyperConnection):
         self.reset_parameters()
 
     def matrix(self, logits: Tensor) -> Tensor:
-        """H_res [..., out, in] of logits [..., K]."""
-        stay, leave = logits.sigmoid(), (-logits).sigmoid()
-        factors = torch.stack([stay, leave, leave, stay], -1).unflatten(-1, (2, 2))
+        """H_res [..., out, in] of logits [..., 2 K]: to stay and to swap, factor by factor."""
+        stay, swap = logits.unflatten(-1, (-1, 2)).softmax(-1).unbind(-1)
+        factors = torch.stack([stay, swap, swap, stay], -1).unflatten(-1, (2, 2))
         product = factors.new_ones(*logits.shape[:-1], 1, 1)
         for factor in factors.unbind(-3):
             grown = product[..., :, None, :, None] * factor[..., None, :, None, :]
@@ -44,8 +44,8 @@ class KroneckerHyperConnection(BirkhoffHyperConnection):
         return product
 
     def start(self, distance: float) -> Tensor:
-        """The same for every factor: p = sigmoid(distance)."""
-        return torch.full((int(math.log2(self.n)),), distance)
+        """0 to stay and -distance to swap, for every factor."""
+        return torch.tensor([0.0, -distance] * int(math.log2(self.n)))
 
     def distance(self, diagonal: float) -> float:
         """The distance at which every entry of H_res's diagonal, p^K, is `diagonal`, for n > 1."""

@@ -49,8 +49,9 @@ class PermutationHyperConnection(BirkhoffHyperConnection):
 
     def matrix(self, logits: Tensor) -> Tensor:
         """H_res [..., out, in] of logits [..., n!]."""
-        mixed = logits.softmax(-1) @ self.permutations.to(logits.dtype)
-        return mixed.unflatten(-1, (self.n, self.n))
+        # in fp64, which neither TF32 nor autocast touches: products in their precision would not sum to 1
+        mixed = logits.softmax(-1).double() @ self.permutations.double()
+        return mixed.to(logits.dtype).unflatten(-1, (self.n, self.n))
 
     def start(self, distance: float) -> Tensor:
         """0 for the identity, which comes first, and -distance for the other permutations."""

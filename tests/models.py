@@ -12,6 +12,7 @@ from mhc import (
     CausalLanguageModel,
     Context,
     HyperConnection,
+    IdentityHyperConnection,
     KroneckerHyperConnection,
     ManifoldHyperConnection,
     PermutationHyperConnection,
@@ -27,6 +28,7 @@ TOPOLOGIES: dict[str, TopologyFactory] = {
     "mhc": ManifoldHyperConnection,
     "mhc lite": PermutationHyperConnection,
     "kromhc": KroneckerHyperConnection,
+    "identity": IdentityHyperConnection,
 }
 VOCABULARY = 23
 

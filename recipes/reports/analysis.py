@@ -1,6 +1,7 @@
 """What the cells of an ablation say: losses at an equal budget, their differences, what trained and what did not."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from recipes.reports.statistics import Difference, holm, paired
 
 # step times of cells that cost the same lie within this ratio, or the machine had other work
 STEADY = 1.5
+MATCHED = 0.01  # parameters within this range count as the same
 NORMAL = 1.96  # 97.5 % of the standard normal distribution lie below
 BUDGETS = {"steps": "optimizer steps", "flops": "training FLOPs", "time": "seconds of training"}
 
@@ -101,7 +103,19 @@ class Analysis:
 
     def spread(self, name: str) -> float:
         """Relative range of a number's medians over the variants."""
-        values = [v for variant in self.ablation.variants if not math.isnan(v := self.median(variant, name))]
+        return self._spread(self.ablation.variants, name)
+
+    def spread_along_first(self, name: str) -> float:
+        """The largest such range among variants that differ on the first axis alone; what is matched is matched so."""
+        first = next(iter(self.ablation.axes), None)
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for variant in self.ablation.variants:
+            others = tuple(level for axis, level in self.ablation.levels(variant).items() if axis != first)
+            groups.setdefault(others, []).append(variant)
+        return max((r for group in groups.values() if not math.isnan(r := self._spread(group, name))), default=math.nan)
+
+    def _spread(self, variants: Sequence[str], name: str) -> float:
+        values = [v for variant in variants if not math.isnan(v := self.median(variant, name))]
         return (max(values) - min(values)) / min(values) if values and min(values) > 0 else math.nan
 
     @property

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from recipes.reports import gains, published
-from recipes.reports.analysis import Analysis
+from recipes.reports.analysis import MATCHED, Analysis
 from recipes.reports.format import count, extent, gain, listed, loss, p_value, percent, signed
 from recipes.reports.statistics import Difference, t_interval
 
@@ -224,5 +224,6 @@ def _many(tested: list[Difference], at: str) -> str:
 
 
 def _unequal(analysis: Analysis) -> list[str]:
-    spread = analysis.spread("params")
-    return [f"the variants' parameters differ by {spread:.1%}"] if spread > 0.01 else []
+    spread, first = analysis.spread("params"), analysis.spread_along_first("params")
+    matched = f", along {next(iter(analysis.ablation.axes))} by at most {first:.1%}" if first <= MATCHED else ""
+    return [f"the variants' parameters differ by {spread:.1%}{matched}"] if spread > MATCHED else []

@@ -1,4 +1,4 @@
-"""A grid of many variants in panels of a few: one for each combination of levels of all axes but the longest."""
+"""A grid of many variants in panels of a few: one for each combination of levels of all axes but the first."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,14 @@ class Facet:
     """Variants that are drawn together.
 
     Attributes:
-        name: the levels that they share; empty where there is no other facet.
+        name: the levels that they share; None where there is one facet alone.
         lines: variant -> what its line is called.
         hues: variant -> its colour, the same for a level in every facet.
-        reference: the variant that the others are compared with; None where it has no cell.
+        reference: the variant that the others are compared with; None where no cell of it finished.
         base: what the reference's line is called, or would be.
     """
 
-    name: str
+    name: str | None
     lines: dict[str, str]
     hues: dict[str, str]
     reference: str | None
@@ -33,30 +33,38 @@ class Facet:
         """The text, with the reference's name in its braces, or that there is none."""
         return text.format(self.reference) if self.reference else f"no {self.base} to compare with"
 
+    def title(self, alone: str, beside: str = "{}") -> str:
+        """The panel's title: `alone` where this is the only facet, else `beside` with its name in the braces."""
+        return alone if self.name is None else beside.format(self.name)
+
 
 def facets(analysis: Analysis) -> list[Facet]:
-    """One facet of all variants where they are few or have a single axis."""
+    """One facet of all variants where they are few or have a single axis; the first axis is compared in each."""
     ablation = analysis.ablation
     variants, baseline = ablation.variants, ablation.baseline
+    finished = {variant for variant in variants if ablation.of(variant, "finished")}
     if len(variants) <= FEW or len(ablation.axes) < 2:
-        return [Facet("", {v: v for v in variants}, style.colours(variants, baseline), baseline, baseline)]
-    along = max(ablation.axes, key=lambda axis: len(ablation.axes[axis]))
-    level = {variant: ablation.levels(variant).get(along, variant) for variant in variants}
-    base = level.get(baseline, baseline)
+        reference = baseline if baseline in finished else None
+        return [Facet(None, {v: v for v in variants}, style.colours(variants, baseline), reference, baseline)]
+    first = next(iter(ablation.axes))
+    level = {variant: ablation.levels(variant).get(first, variant) for variant in variants}
+    base = level.get(baseline, baseline.partition("+")[0])  # one without a cell has its levels in its name alone
     hues = style.colours(list(dict.fromkeys(level.values())), base)
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, ...], list[str]] = {}
     for variant in variants:
-        others = [other for axis, other in ablation.levels(variant).items() if axis != along]
-        groups.setdefault("+".join(others), []).append(variant)
+        others = tuple(other for axis, other in ablation.levels(variant).items() if axis != first)
+        groups.setdefault(others, []).append(variant)
+    place = {level: number for levels in ablation.axes.values() for number, level in enumerate(levels)}
+    ordered = sorted(groups.items(), key=lambda group: [place.get(level, len(place)) for level in group[0]])
     return [
         Facet(
-            name,
+            "+".join(others) or "others",
             {variant: level[variant] for variant in group},
             {variant: hues[level[variant]] for variant in group},
-            next((variant for variant in group if level[variant] == base), None),
+            next((variant for variant in group if level[variant] == base and variant in finished), None),
             base,
         )
-        for name, group in groups.items()
+        for others, group in ordered
     ]
 
 

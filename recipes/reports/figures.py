@@ -18,6 +18,7 @@ from recipes.reports.cells import GAIN, Cell
 Ends = dict[str, tuple[float, str]]  # variant -> where its line ends, and its colour
 Place = tuple[float, float, str]  # of a cross, and its colour
 
+KINDS = "thick: validation, thin: training (smoothed)"
 AXIS = {"steps": "optimizer steps", "flops": "training FLOPs", "time": "training time (s, at the median step)"}
 
 
@@ -59,8 +60,7 @@ def loss(analysis: Analysis, path: Path) -> str | None:
     for panel, facet in zip(curves, found, strict=True):
         ends[panel], more, stopped[panel] = _loss_curves(analysis, panel, facet)
         heights += more
-        about = "thick: validation, thin: training (smoothed)"
-        panel.set(ylabel="cross-entropy (nats per token)", title=facet.name or about)
+        panel.set(ylabel="cross-entropy (nats per token)", title=facet.title(KINDS))
     if not any(ends.values()):
         return "no loss was measured"
     for panel in curves:
@@ -70,17 +70,20 @@ def loss(analysis: Analysis, path: Path) -> str | None:
         _crosses(panel, stopped[panel])
     for panel, facet in zip(beside[0] if beside else (), found, strict=bool(beside)):
         ends[panel] = {facet.reference: (0.0, facet.hues[facet.reference])} if facet.reference else {}
-        for variant in facet.lines.keys() & paired.keys():
-            lines = paired[variant]
+        for variant, lines in paired.items():
+            if variant not in facet.lines:
+                continue
             style.curve(panel, lines, facet.hues[variant], marker="o" if analysis.at == "steps" else "")
             ends[panel][variant] = float(pd.concat(lines, axis=1).mean(axis=1).iloc[-1]), facet.hues[variant]
         panel.axhline(0, color=style.BASELINE, linewidth=1)
-        minus = "minus {}" if facet.name else "validation loss minus {}'s at the same seed"
+        minus = facet.title("validation loss minus {}'s at the same seed", "minus {{}}")
         panel.set(title=facet.compared(minus), ylabel="difference (nats)")
     for panel in made.axes:
         style.budget_axis(panel, AXIS[analysis.at])
     facets.name_lines(made, found, ends)
-    style.save(made, path, style.caption(analysis, "finished"))
+    marks = "line: mean, band: smallest to largest"
+    marks += f"; {KINDS}; differences at the same seed" if len(found) > 1 else ""
+    style.save(made, path, style.caption(analysis, "finished", marks=marks))
     return None
 
 
@@ -150,7 +153,7 @@ def _gains(
         for panel, facet in zip(row, found, strict=True):
             ends[panel], stopped[panel] = _gain_curves(panel, facet, {v: by_variant[v] for v in facet.lines})
             whole = f"{direction}: {means[direction]}, mean over probe tokens"
-            panel.set(title=f"{facet.name}: {direction}" if facet.name else whole, ylabel="gain (log scale)")
+            panel.set(title=facet.title(whole, f"{{}}: {direction}"), ylabel="gain (log scale)")
             style.log_gain(panel, values)
             _crosses(panel, stopped[panel])
             style.budget_axis(panel, along)
@@ -180,24 +183,23 @@ def _gain_curves(
 def cost(analysis: Analysis, path: Path) -> str | None:
     """Step time over the baseline's against validation loss, each variant's seeds as a cross of their spread."""
     ablation = analysis.ablation
-    base = analysis.median(ablation.baseline, "step_ms")
-    if math.isnan(base):
+    found = facets.facets(analysis)
+    bases = [analysis.median(facet.reference, "step_ms") if facet.reference else math.nan for facet in found]
+    if all(map(math.isnan, bases)):
         return f"no step time of the baseline {ablation.baseline} was measured"
     if analysis.unsteady > STEADY:
         return f"step times of cells that cost the same differ by a factor of up to {analysis.unsteady:.1f}"
-    found = facets.facets(analysis)
     many = len(ablation.variants) > len(style.COLOURS)
     shape = {"width": 9.0, "height": 6.0} if many else {"width": 6.2, "height": 4.0}
     made, (panels,) = facets.panels(found, 1, f"{ablation.name}: cost against loss", **shape)
     ends, labels = {}, {}
-    for panel, facet in zip(panels, found, strict=True):
-        reference = analysis.median(facet.reference, "step_ms") if facet.reference else math.nan
-        labels[panel] = _points(analysis, panel, facet, reference, memory=not many)
+    for panel, facet, base in zip(panels, found, bases, strict=True):
+        labels[panel] = _points(analysis, panel, facet, base, memory=not many)
         ends[panel] = {variant: (y, hue) for variant, (_, y, _, hue) in labels[panel][0].items()}
         panel.set(
-            xlabel=facet.compared("step time over {}'s" + ("" if facet.name else f" (median {base:.3g} ms)")),
+            xlabel=facet.compared("step time over {}'s" + facet.title(f" (median {base:.3g} ms)", "")),
             ylabel="validation loss (nats)",
-            title=facet.name or f"validation loss at {analysis.budget_text}",
+            title=facet.title(f"validation loss at {analysis.budget_text}"),
         )
         panel.margins(0.14, 0.12)
     if not any(ends.values()):
@@ -212,9 +214,9 @@ def cost(analysis: Analysis, path: Path) -> str | None:
         for panel in panels:
             panel.set_xlabel(panel.get_xlabel(), fontsize=7.5)
     taken = "; times were taken beside other cells" if analysis.shared else ""
-    marks = (
-        f"large dot: mean, cross: smallest to largest, small dots: seeds{'' if many else ', MB: peak memory'}{taken}"
-    )
+    at = f"; loss at {analysis.budget_text}" if len(found) > 1 else ""
+    memory = "" if many else ", MB: peak memory"
+    marks = f"large dot: mean, cross: smallest to largest, small dots: seeds{memory}{at}{taken}"
     style.save(made, path, style.caption(analysis, "finished", marks=marks, diverged=", not shown"))
     return None
 

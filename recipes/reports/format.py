@@ -19,6 +19,11 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{round(value, places):,.{max(0, places)}f}"
 
 
+def whole(value: float) -> str:
+    """A count, with all its digits."""
+    return NONE if math.isnan(value) else f"{value:,.0f}"
+
+
 def loss(value: float) -> str:
     """A loss in nats."""
     return NONE if math.isnan(value) else f"{value:.4f}"

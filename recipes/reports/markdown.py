@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from recipes.reports import gains, provenance, published, queries
-from recipes.reports.analysis import STEADY, Analysis
+from recipes.reports.analysis import MATCHED, STEADY, Analysis
 from recipes.reports.answer import answer
 from recipes.reports.cells import DATA, ENDED, one_line
 from recipes.reports.format import (
@@ -20,6 +20,7 @@ from recipes.reports.format import (
     signed,
     significant,
     table,
+    whole,
 )
 from recipes.reports.statistics import Difference, mean_sd, t_interval
 
@@ -181,7 +182,7 @@ def _cost(analysis: Analysis) -> str:
     for variant in analysis.ablation.variants:
         step, low, high = (analysis.median(variant, name) for name in ("step_ms", "step_ms_p10", "step_ms_p90"))
         times = significant(step) + ("" if math.isnan(low + high) else f" [{significant(low)} to {significant(high)}]")
-        row = [variant, significant(analysis.median(variant, "params"), 9)]
+        row = [variant, whole(analysis.median(variant, "params"))]
         row += [significant(analysis.median(variant, "flops_per_token")), times, significant(step / base)]
         rows.append(
             [*row, *(significant(analysis.median(variant, name)) for name in ("tokens_per_s", "peak_memory_mb"))]
@@ -207,7 +208,11 @@ def _budget(analysis: Analysis) -> str:
     parameters, tokens = analysis.spread("params"), analysis.spread("tokens")
     parts = []
     if not math.isnan(parameters):
-        matched = "matched" if parameters <= 0.01 else "not matched"
+        matched = "matched" if parameters <= MATCHED else "not matched"
+        first = analysis.spread_along_first("params")
+        if first <= MATCHED < parameters:
+            first_axis, *others = analysis.ablation.axes
+            matched = f"matched along {first_axis} (spread at most {first:.2%}), and along {listed(others)} not"
         parts.append(f"parameters {matched} (spread {parameters:.2%})")
     if not math.isnan(tokens):
         parts.append("tokens equal" if tokens == 0 else f"tokens not equal (spread {tokens:.2%})")
@@ -220,8 +225,21 @@ def _budget(analysis: Analysis) -> str:
             chosen.setdefault(str(path), {})[cell.variant] = str(value)
     text = f"Budget: {'; '.join(parts)}." if parts else "Budget: not measured."
     for path, by in chosen.items():
-        text += f" Matched by `{path}`: {listed([f'{value} for {variant}' for variant, value in by.items()])}."
+        values: dict[str, list[str]] = {}
+        for variant, value in by.items():
+            values.setdefault(value, []).append(variant)
+        shown = [f"{value} for {_named(analysis, variants)}" for value, variants in values.items()]
+        text += f" Matched by `{path}`: {listed(shown)}."
     return text
+
+
+def _named(analysis: Analysis, variants: Sequence[str]) -> str:
+    """The variants by name, or by their levels on the first axis where these are all that have them."""
+    axis = next(iter(analysis.ablation.axes), "")
+    of = {variant: analysis.ablation.levels(variant).get(axis, variant) for variant in analysis.ablation.variants}
+    levels = list(dict.fromkeys(of[variant] for variant in variants))
+    whole = len(variants) == sum(level in levels for level in of.values())
+    return f"all with {listed(levels)}" if whole and len(variants) > len(levels) else listed(list(variants))
 
 
 def _cells(analysis: Analysis) -> list[str]:

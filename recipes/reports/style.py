@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -86,12 +87,12 @@ def caption(
     """How many seeds are shown and how, and which diverged."""
     ablation = analysis.ablation
     counts = {variant: len(ablation.of(variant, *statuses)) for variant in ablation.variants}
-    if len(set(counts.values())) == 1:
-        seeds = f"n = {count(next(iter(counts.values())), 'seed')} per variant"
-    elif len(counts) > len(COLOURS):
-        seeds = f"n = {min(counts.values())} to {max(counts.values())} seeds per variant"
+    usual, _ = Counter(counts.values()).most_common(1)[0]
+    others = [f"{variant} {k}" for variant, k in counts.items() if k != usual]
+    if len(others) <= len(COLOURS):
+        seeds = f"n = {count(usual, 'seed')} per variant" + (f", but {listed(others)}" if others else "")
     else:
-        seeds = "seeds: " + ", ".join(f"{variant} {k}" for variant, k in counts.items())
+        seeds = f"n = {min(counts.values())} to {max(counts.values())} seeds per variant"
     ended = [f"{v} {k} of {len(ablation.of(v))}" for v in counts if (k := len(ablation.of(v, "diverged")))]
     return f"{seeds}; {marks}" + (f"\ndiverged{diverged}: {listed(ended)}" if ended else "")
 

@@ -17,7 +17,7 @@ MIXING = {  # of one topology: (decaying, others)
     ),
     "mhc": ({"phi"}, {"alpha", "bias"}),
 }
-MIXING |= {"mhc lite": MIXING["mhc"], "kromhc": MIXING["mhc"]}
+MIXING |= dict.fromkeys(("mhc lite", "kromhc", "identity"), MIXING["mhc"])
 
 
 def build(kind: str, tied: bool = True) -> CausalLanguageModel:

@@ -32,7 +32,11 @@ CPU = [
 ]
 # variants whose sizes are those of all: a learning rate changes none, deep ones take long, and so do three at full size
 ENOUGH = {"scale": "x1", "ocr2_full": "mhc", "encoders_rates_full": "qformer+r3e-4"}
-ENOUGH |= {"shakespeare_depth": "*+d06", "depth_and_rate_full": "mhc_t20+d48+x1", "conventions_full": "*+rows"}
+ENOUGH |= {
+    "shakespeare_depth": "*+d06",
+    "depth_and_rate_full": "residual+d48+x1 hc+d48+x1 mhc_t20+d48+x1",
+    "conventions_full": "*+rows",
+}
 ENOUGH |= {"compression_full": "random_letters+q036"}
 ENOUGH |= {"topology_x_encoder_full": "mhc+mbart", "encoders_full": "mbart", "encoder_init_full": "both"}
 ENOUGH |= {"query_counts_full": "q072", "query_attention_full": "bidirectional+fixed"}
@@ -133,7 +137,7 @@ def test_forward_on_meta(name, monkeypatch):
     seen, sizes = set(), {}
     source, flags = SOURCES[name], ["--ablation.plan", "--ablation.seeds", "0"]
     if name in ENOUGH:
-        flags += ["--ablation.only", ENOUGH[name]]
+        flags += ["--ablation.only", *ENOUGH[name].split()]
     for cell in prepare(source, options.parse(flags)).cells:
         key = "+".join([name, *(part for part in cell.variant.axes.values() if part in ("d32", "d48"))])
         first = sizes.setdefault(key, cell.costs.parameters)
