@@ -50,7 +50,7 @@ def test_trains_what_reads_pages(tmp_path, monkeypatch, graphs):
     for callbacks in ([], [{"class_path": "recipes.callbacks.CompiledSublayers"}]):
         tree = parse_yaml(OCR)
         tree["trainer"] |= {
-            "limit_train_batches": 2,
+            "limit_train_batches": 1,
             "callbacks": callbacks,
             "default_root_dir": f"run-{len(callbacks)}",
         }

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import shlex
 from dataclasses import replace
 from functools import cache
@@ -13,7 +14,7 @@ import torch
 from encoders.views import Views
 from recipes import checks
 from recipes.ablation import grid, options
-from recipes.ablation.prepare import prepare
+from recipes.ablation import prepare as preparation
 from recipes.ablation.schema import Ablation
 from recipes.callbacks import run_record
 from recipes.cli import CLI, Resolved
@@ -31,7 +32,7 @@ CPU = [
     if name not in GPU and source.tree["model"]["class_path"] == "recipes.modules.LanguageModel"
 ]
 # variants whose sizes are those of all: a learning rate changes none, deep ones take long, and so do three at full size
-ENOUGH = {"scale": "x1", "ocr2_full": "mhc", "encoders_rates_full": "qformer+r3e-4"}
+ENOUGH = {"scale": "mhc+d32+x1 mhc+d48+x1", "ocr2_full": "mhc", "encoders_rates_full": "qformer+r3e-4"}
 ENOUGH |= {
     "shakespeare_depth": "*+d06",
     "depth_and_rate_full": "residual+d48+x1 hc+d48+x1 mhc_t20+d48+x1",
@@ -59,7 +60,18 @@ def variants(name: str) -> list[tuple[grid.Variant, Resolved]]:
     while missing:
         chosen.append(max(found, key=lambda one: len(missing & one.axes.items())))
         missing -= chosen[-1].axes.items()
-    return [(variant, Resolved(variant.apply(base), where=f"{name}, {variant.name}")) for variant in chosen]
+    where = "{}, variant {}" if found[0].axes else "{}"
+    return [(one, parse(one.apply(base), where=where.format(source.path, one.name))) for one in chosen]
+
+
+@cache
+def _parsed(tree: str, overrides: tuple[str, ...], where: str) -> Resolved:
+    return Resolved(json.loads(tree), overrides, where=where)
+
+
+def parse(tree, overrides=(), *, where) -> Resolved:
+    """Parsed once for all tests, which takes half a second."""
+    return _parsed(json.dumps(tree), tuple(overrides), where)
 
 
 def test_they_are_all_here():
@@ -134,11 +146,12 @@ def test_takes_a_step(name, tmp_path, monkeypatch):
 def test_forward_on_meta(name, monkeypatch):
     """What needs a GPU is described without one: the size of every variant, and a forward of every different model."""
     monkeypatch.setattr(checks, "count_flops", lambda resolved, sequence_length: None)
+    monkeypatch.setattr(preparation, "Resolved", parse)
     seen, sizes = set(), {}
     source, flags = SOURCES[name], ["--ablation.plan", "--ablation.seeds", "0"]
     if name in ENOUGH:
         flags += ["--ablation.only", *ENOUGH[name].split()]
-    for cell in prepare(source, options.parse(flags)).cells:
+    for cell in preparation.prepare(source, options.parse(flags)).cells:
         key = "+".join([name, *(part for part in cell.variant.axes.values() if part in ("d32", "d48"))])
         first = sizes.setdefault(key, cell.costs.parameters)
         assert abs(cell.costs.parameters / PROMISED.get(key, first) - 1) < 0.025, (cell.name, cell.costs.parameters)
@@ -151,7 +164,7 @@ def test_forward_on_meta(name, monkeypatch):
         elif mark not in seen:
             seen.add(mark)
             with torch.device("meta"), torch.no_grad():
-                network = Resolved(cell.tree, where=cell.name).build("model").network
+                network = parse(cell.tree, where=cell.name).build("model").network
                 views = (cell.tree["data"]["init_args"].get("views") or {}) if hasattr(network, "vision") else {}
                 arguments = example(network, replace(READ, views=Views(**views)))
                 logits = network(*arguments)
