@@ -74,8 +74,9 @@ def _packages(cell: Cell) -> str:
 
 def _corpus(cell: Cell) -> str:
     corpus = cell.environment.get("data")
-    if isinstance(corpus, dict) and corpus.get("path"):  # its place on this machine is nobody else's
-        corpus = corpus | {"path": PurePath(str(corpus["path"])).name}
+    if isinstance(corpus, dict):  # its place on this machine, and that of kept pages, is nobody else's
+        places = {key: PurePath(str(corpus[key])).name for key in ("path", "pages_kept_in") if corpus.get(key)}
+        corpus = corpus | places
     return _items(corpus)
 
 

@@ -135,7 +135,7 @@ def test_shared_timings_and_unequal_budgets_are_said(tmp_path):
     for seed in (0, 1):
         write_cell(folder, "residual", seed, shared=True)
         more = {"params": 600_000, "tokens": 300_000}
-        corpus = {"path": "/home/me/text", "tokens": 12}
+        corpus = {"path": "/home/me/text", "tokens": 12, "pages_kept_in": "/home/me/.cache/pages/1c3"}
         environment = {"commit": "fedcba9876543210", "diff": "+x", "data": corpus}
         write_cell(folder, "hc", seed, record=more, matched={"model.hidden": 250}, environment=environment)
     text = text_of(folder)
@@ -145,7 +145,7 @@ def test_shared_timings_and_unequal_budgets_are_said(tmp_path):
     assert "the variants' parameters differ by 20.0%" in text
     assert "commit: **the cells differ**" in text
     assert "`fedcba987654` with uncommitted changes (diff " in text
-    assert "path text, tokens 12" in text
+    assert "path text, tokens 12, pages_kept_in 1c3" in text
     assert "/home/me" not in text
 
 
