@@ -2,14 +2,14 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from kernels.dispatch import compute_dtype, require, without_autocast
-from kernels.hyper_coefficients import HyperCoefficients
-from kernels.hyper_coefficients.reference import normalised_projection
+from kernels.hyper_coefficients import HyperCoefficients, normalised_projection
 from mhc.manifold_hyper_connection import RESIDUAL_OFF_DIAGONAL
 from mhc.streams import StreamTopology, leading_read, require_shape
 
@@ -32,18 +32,23 @@ class BirkhoffHyperConnection(StreamTopology):
     | residual | the diagonal of mHC's init of that name: 0.948 at n = 4 | as mHC's | 1 | 0 |
     | identity (mHC-lite, KromHC) | others 8 below I's | sigmoid(1) on that stream, sigmoid(-1) else | 2 H_pre | 0 |
 
-    alpha starts at 0.01. A class ends its constructor with `reset_parameters()`.
+    alpha starts at 0.01.
 
     Args:
         width: C, channels of a stream.
         index: of the sublayer in the trunk; stream (index mod n) leads at the start.
-        streams: n.
+        streams: n, one of the class's `counts`.
         norm_eps: of the RMS over n C channels; 1e-20 is mHC's. Models with padding want 1e-6.
         init: "residual" or "identity".
 
     Raises:
         ValueError: an argument out of range, by name.
+
+    Attributes:
+        counts: the numbers of streams that the class's matrices exist for.
     """
+
+    counts: Sequence[int] = range(1, 9)
 
     def __init__(
         self, width: int, index: int = 0, *, streams: int = 4, norm_eps: float = 1e-20, init: Init = "residual"
@@ -51,6 +56,7 @@ class BirkhoffHyperConnection(StreamTopology):
         super().__init__()
         name = type(self).__name__
         require_shape(width, streams)
+        require(streams in self.counts, name, "streams", f"one of {', '.join(map(str, self.counts))}", streams)
         require(norm_eps > 0.0, name, "norm_eps", "positive", norm_eps)
         require(init in ("residual", "identity"), name, "init", "'residual' or 'identity'", repr(init))
         self.width, self.index, self.n, self.norm_eps, self.init = width, index, streams, norm_eps, init
@@ -59,6 +65,7 @@ class BirkhoffHyperConnection(StreamTopology):
         self.phi = nn.Parameter(torch.empty(streams * width, columns, dtype=torch.float32))
         self.alpha = nn.Parameter(torch.empty(3, dtype=torch.float32))
         self.bias = nn.Parameter(torch.empty(columns, dtype=torch.float32))
+        self.reset_parameters()
 
     @abstractmethod
     def matrix(self, logits: Tensor) -> Tensor:

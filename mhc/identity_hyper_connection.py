@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mhc.birkhoff_hyper_connection import BirkhoffHyperConnection, Init
+from mhc.birkhoff_hyper_connection import BirkhoffHyperConnection
 
 
 class IdentityHyperConnection(BirkhoffHyperConnection):
@@ -11,22 +11,8 @@ class IdentityHyperConnection(BirkhoffHyperConnection):
 
     `ManifoldHyperConnection(res=False)` is the same function and keeps the parameters that would make H_res.
 
-    Args:
-        width: C, channels of a stream.
-        index: of the sublayer in the trunk; stream (index mod n) leads at the start.
-        streams: n, 1 to 8.
-        norm_eps: of the RMS over n C channels; 1e-20 is mHC's. Models with padding want 1e-6.
-        init: "residual" (mHC's start in this toolkit) or "identity" (mHC-lite's); they differ in H_pre and H_post.
-
-    Raises:
-        ValueError: an argument out of range, by name.
+    Arguments and what is raised are `BirkhoffHyperConnection`'s; `init` decides about H_pre and H_post alone.
     """
-
-    def __init__(
-        self, width: int, index: int = 0, *, streams: int = 4, norm_eps: float = 1e-20, init: Init = "residual"
-    ) -> None:
-        super().__init__(width, index, streams=streams, norm_eps=norm_eps, init=init)
-        self.reset_parameters()
 
     def matrix(self, logits: Tensor) -> Tensor:
         """I, as [..., n, n], of logits [..., 0]."""

@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.dispatch import require
-from mhc.birkhoff_hyper_connection import BirkhoffHyperConnection, Init
+from mhc.birkhoff_hyper_connection import BirkhoffHyperConnection
 
 
 class KroneckerHyperConnection(BirkhoffHyperConnection):
@@ -15,23 +14,10 @@ class KroneckerHyperConnection(BirkhoffHyperConnection):
     Each factor is a convex combination of the two permutations of two streams, with a logit for each (KromHC, arXiv
     2601.21579). H_res is doubly stochastic with 2 K logits, where mHC has n^2; not all such matrices are of this form.
 
-    Args:
-        width: C, channels of a stream.
-        index: of the sublayer in the trunk; stream (index mod n) leads at the start.
-        streams: n, a power of 2: 1, 2, 4 or 8.
-        norm_eps: of the RMS over n C channels; 1e-20 is mHC's. Models with padding want 1e-6.
-        init: "residual" (mHC's start in this toolkit) or "identity" (KromHC's, and mHC-lite's).
-
-    Raises:
-        ValueError: an argument out of range, by name.
+    Arguments and what is raised are `BirkhoffHyperConnection`'s; streams are 1, 2, 4 or 8.
     """
 
-    def __init__(
-        self, width: int, index: int = 0, *, streams: int = 4, norm_eps: float = 1e-20, init: Init = "residual"
-    ) -> None:
-        require(streams in (1, 2, 4, 8), type(self).__name__, "streams", "a power of 2 to 8", streams)
-        super().__init__(width, index, streams=streams, norm_eps=norm_eps, init=init)
-        self.reset_parameters()
+    counts = (1, 2, 4, 8)
 
     def matrix(self, logits: Tensor) -> Tensor:
         """H_res [..., out, in] of logits [..., 2 K]: to stay and to swap, factor by factor."""

@@ -6,10 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.dispatch import require
-from mhc.birkhoff_hyper_connection import BirkhoffHyperConnection, Init
-
-MAX_STREAMS = 5  # 120 permutations; six streams have 720, and phi as many columns
+from mhc.birkhoff_hyper_connection import BirkhoffHyperConnection
 
 
 class PermutationHyperConnection(BirkhoffHyperConnection):
@@ -17,27 +14,11 @@ class PermutationHyperConnection(BirkhoffHyperConnection):
 
     By Birkhoff's theorem these are all doubly stochastic matrices. For n = 4 it has 24 logits where mHC has 16.
 
-    Args:
-        width: C, channels of a stream.
-        index: of the sublayer in the trunk; stream (index mod n) leads at the start.
-        streams: n, 1 to 5.
-        norm_eps: of the RMS over n C channels; 1e-20 is mHC's. Models with padding want 1e-6.
-        init: "residual" (mHC's start in this toolkit) or "identity" (mHC-lite's).
-
-    Raises:
-        ValueError: an argument out of range, by name.
+    Arguments and what is raised are `BirkhoffHyperConnection`'s; streams are 1 to 5, for n! columns of phi.
     """
 
+    counts = range(1, 6)  # six streams have 720 permutations
     permutations: Tensor
-
-    def __init__(
-        self, width: int, index: int = 0, *, streams: int = 4, norm_eps: float = 1e-20, init: Init = "residual"
-    ) -> None:
-        require(1 <= streams <= MAX_STREAMS, type(self).__name__, "streams", "1 to 5, which n! allows", streams)
-        super().__init__(width, index, streams=streams, norm_eps=norm_eps, init=init)
-        # kept with the parameters: one that is not is lost where a model is moved from the meta device
-        self.register_buffer("permutations", torch.empty(self.logits, streams * streams, dtype=torch.float32))
-        self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -45,7 +26,8 @@ class PermutationHyperConnection(BirkhoffHyperConnection):
         super().reset_parameters()
         orders = list(itertools.permutations(range(self.n)))
         matrices = torch.tensor([[[float(i == j) for j in range(self.n)] for i in order] for order in orders])
-        self.permutations.copy_(matrices.flatten(1))
+        # kept with the parameters: one that is not is lost where a model is moved from the meta device
+        self.register_buffer("permutations", matrices.flatten(1).to(self.bias))
 
     def matrix(self, logits: Tensor) -> Tensor:
         """H_res [..., out, in] of logits [..., n!]."""

@@ -113,7 +113,7 @@ def _loss_curves(analysis: Analysis, panel: Axes, facet: facets.Facet) -> tuple[
 def gain_by_depth(analysis: Analysis, path: Path) -> str | None:
     """Composite gain of the first k sublayers at the last measurement, against k."""
     title = "composite signal gain by depth, last measurement"
-    return _gains(analysis, path, _depth, "sublayers composed (depth)", title, " (their last measurement)")
+    return _gains(analysis, path, _depth, "sublayers composed (depth)", title, stops=False)
 
 
 def gain_by_step(analysis: Analysis, path: Path) -> str | None:
@@ -122,17 +122,17 @@ def gain_by_step(analysis: Analysis, path: Path) -> str | None:
     def series(cell: Cell, direction: str) -> pd.Series:
         return cell.series(GAIN + direction).dropna()
 
-    return _gains(analysis, path, series, AXIS["steps"], "composite signal gain over training", style.STOPPED)
+    return _gains(analysis, path, series, AXIS["steps"], "composite signal gain over training", stops=True)
 
 
 def _gains(
-    analysis: Analysis, path: Path, series: Callable[[Cell, str], pd.Series], along: str, title: str, diverged: str
+    analysis: Analysis, path: Path, series: Callable[[Cell, str], pd.Series], along: str, title: str, stops: bool
 ) -> str | None:
-    """Panels of forward and backward gain, `series(cell, direction)`; `diverged` is what is shown of those cells."""
+    """Panels of forward and backward gain, `series(cell, direction)`; whether a diverged cell's line stops early."""
     lines = {
         direction: {
             variant: [
-                (line, diverged == style.STOPPED and cell.status == "diverged")
+                (line, stops and cell.status == "diverged")
                 for cell in analysis.ablation.of(variant, "finished", "diverged")
                 if len(line := series(cell, direction))
             ]
@@ -161,6 +161,7 @@ def _gains(
     marks = "line: mean, band: smallest to largest"
     if len(found) > 1:
         marks += f"; {', '.join(f'{d}: {mean}' for d, mean in means.items())}, mean over probe tokens"
+    diverged = style.STOPPED if stops else " (their last measurement)"
     style.save(made, path, style.caption(analysis, "finished", "diverged", marks=marks, diverged=diverged))
     return None
 
@@ -181,7 +182,7 @@ def _gain_curves(
 
 
 def cost(analysis: Analysis, path: Path) -> str | None:
-    """Step time over the baseline's against validation loss, each variant's seeds as a cross of their spread."""
+    """Step time over the reference's against validation loss, each variant's seeds as a cross of their spread."""
     ablation = analysis.ablation
     found = facets.facets(analysis)
     bases = [analysis.median(facet.reference, "step_ms") if facet.reference else math.nan for facet in found]

@@ -238,8 +238,8 @@ def _named(analysis: Analysis, variants: Sequence[str]) -> str:
     axis = next(iter(analysis.ablation.axes), "")
     of = {variant: analysis.ablation.levels(variant).get(axis, variant) for variant in analysis.ablation.variants}
     levels = list(dict.fromkeys(of[variant] for variant in variants))
-    whole = len(variants) == sum(level in levels for level in of.values())
-    return f"all with {listed(levels)}" if whole and len(variants) > len(levels) else listed(list(variants))
+    complete = len(variants) == sum(level in levels for level in of.values())
+    return f"all with {listed(levels)}" if complete and len(variants) > len(levels) else listed(list(variants))
 
 
 def _cells(analysis: Analysis) -> list[str]:

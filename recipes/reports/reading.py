@@ -145,14 +145,13 @@ def _read_metrics(path: Path, name: str, problems: list[str], needed: bool) -> d
     rows = pd.read_csv(io.StringIO("".join(whole)), **columns) if whole else pd.DataFrame(columns=columns["names"])
     step = pd.to_numeric(rows["step"], errors="coerce")
     value = pd.to_numeric(rows["value"].where(rows["value"].str.strip() != "", "?"), errors="coerce")
-    good = (
-        step.notna() & (value.notna() | rows["value"].str.strip().str.lower().str.lstrip("+-").eq("nan"))
-    ).to_numpy()
+    nan = rows["value"].str.strip().str.lower().str.lstrip("+-").eq("nan")
+    good = (step.notna() & (value.notna() | nan)).to_numpy()
     skipped = max(len(lines) - 1, 0) - int(good.sum())
     if skipped:
         problems.append(f"{name}/{path.name}: {skipped} torn or unreadable line{'s'[: skipped > 1]} left out")
-    columns = rows["metric"].to_numpy(object), step.to_numpy(float), value.to_numpy(float)
-    return _by_metric(*(column[good] for column in columns))
+    found = rows["metric"].to_numpy(object), step.to_numpy(float), value.to_numpy(float)
+    return _by_metric(*(column[good] for column in found))
 
 
 def _by_metric(metrics: np.ndarray, steps: np.ndarray, values: np.ndarray) -> dict[str, pd.Series]:

@@ -204,9 +204,9 @@ def test_parameters_are_as_many_as_documented():
 @pytest.mark.parametrize(
     ("kind", "arguments", "named"),
     [
-        (PermutationHyperConnection, {"streams": 6}, "streams must be 1 to 5"),
+        (PermutationHyperConnection, {"streams": 6}, "streams must be one of 1, 2, 3, 4, 5, got 6"),
         (PermutationHyperConnection, {"streams": 0}, "streams"),
-        (KroneckerHyperConnection, {"streams": 3}, "streams must be a power of 2 to 8, got 3"),
+        (KroneckerHyperConnection, {"streams": 3}, "streams must be one of 1, 2, 4, 8, got 3"),
         (KroneckerHyperConnection, {"width": 0}, "width"),
         (PermutationHyperConnection, {"norm_eps": 0.0}, "norm_eps"),
         (KroneckerHyperConnection, {"init": "uniform"}, "init must be 'residual' or 'identity'"),
