@@ -18,12 +18,12 @@ Node = dict[str, Any]
 
 
 class Described(nn.Module):
-    """A module that remembers the arguments it was made with."""
+    """A module that remembers its class and the arguments it was made with."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Keep the arguments; the constructor runs as ever."""
+        """Keep both; the constructor runs as ever, and FSDP2 gives the module a class of its own later."""
         self = super().__new__(cls)
-        self.__dict__["_made_with"] = (args, kwargs)
+        self.__dict__["_made_with"] = (cls, args, kwargs)
         return self
 
 
@@ -64,9 +64,9 @@ def _describe(value: Any, where: str) -> Any:
         if made is not None:
             return _node(made, value.keywords, where)
     if isinstance(value, Described):
-        args, kwargs = value.__dict__["_made_with"]
-        names = list(inspect.signature(type(value)).parameters)
-        return _node(type(value), dict(zip(names, args, strict=False)) | kwargs, where)
+        made, args, kwargs = value.__dict__["_made_with"]
+        names = list(inspect.signature(made).parameters)
+        return _node(made, dict(zip(names, args, strict=False)) | kwargs, where)
     if isinstance(value, nn.Module):
         raise TypeError(f"{where}: {type(value).__name__} cannot be written down; make it a subclass of mhc.Described")
     name = getattr(value, "__name__", repr(value))

@@ -163,10 +163,7 @@ def find_checkpoint(folder: Path) -> tuple[Path | None, int | None]:
     if not path.exists():
         return None, None
     try:
-        if path.is_dir():
-            content = torch.load(path / "meta.pt", map_location="cpu", weights_only=True)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         return path, int(content["global_step"])
     except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -87,9 +87,18 @@ class RunRecord(Callback):
         self._validated = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the places among the callbacks, and make checkpoints atomic."""
+        """Take the places among the callbacks, and make checkpoints atomic.
+
+        Raises:
+            ValueError: a strategy that writes checkpoints past their plugin.
+        """
         if stage != "fit":
             return
+        if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
+            raise ValueError(
+                "trainer.strategy.save_distributed_checkpoint is true, which replaces the last checkpoint file by file "
+                "and pickles what is in it: set it to false"
+            )
         others = [callback for callback in trainer.callbacks if callback is not self]
         if not any(isinstance(callback, Interruption) for callback in others):
             others.append(Interruption())

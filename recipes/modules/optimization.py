@@ -7,11 +7,16 @@ from typing import Any
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from mhc import parameter_groups
 from mhc.trunk import Trunk
+from recipes.precision import MasterWeights, lost_share
+
+# of the weights, above which a run is told that it loses steps
+LOST = 0.01
 
 
 class Optimized(LightningModule, ABC):
@@ -39,9 +44,17 @@ class Optimized(LightningModule, ABC):
         reads its neighbour's in `combine_aggregate`.
 
         Raises:
-            ValueError: a tensor-parallel size above 1.
+            ValueError: a tensor-parallel size above 1, or `MasterWeights` without FSDP2.
         """
-        mesh = self.device_mesh
+        mesh, policy = self.device_mesh, MixedPrecisionPolicy()
+        if self._trainer is not None and isinstance(self.trainer.precision_plugin, MasterWeights):
+            policy = self.trainer.precision_plugin.policy()
+            if mesh is None:
+                raise ValueError(
+                    "trainer.plugins has MasterWeights, whose copies in bf16 FSDP2 makes: set trainer.strategy to "
+                    "ModelParallelStrategy with tensor_parallel_size 1 and data_parallel_size the number of processes, "
+                    "which may be 1"
+                )
         if mesh is None or isinstance(self.network, FSDPModule):
             return
         if mesh["tensor_parallel"].size() > 1:
@@ -53,9 +66,11 @@ class Optimized(LightningModule, ABC):
         data = mesh["data_parallel"]
         for trunk in [module for module in self.network.modules() if isinstance(module, Trunk)]:
             for sublayer in trunk.sublayers:
-                fully_shard(sublayer, mesh=data)
+                fully_shard(sublayer, mesh=data, mp_policy=policy)
             fully_shard(trunk, mesh=data, reshard_after_forward=False)
-        fully_shard(self.network, mesh=data)
+        fully_shard(self.network, mesh=data, mp_policy=policy)
+        if hasattr(self.network, "generate"):
+            register_fsdp_forward_method(self.network, "generate")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained, in the optimizer's groups."""
@@ -67,6 +82,12 @@ class Optimized(LightningModule, ABC):
         The group that decays has no `weight_decay` of its own and so takes the one the optimizer was configured with.
         """
         optimizer = self.optimizer(self.parameter_groups())
+        if (share := lost_share(optimizer.param_groups)) > LOST:
+            rank_zero_warn(
+                f"{share:.0%} of the weights round off steps as small as the learning rate, and stay where they are: "
+                "train with trainer.precision bf16-mixed, or under FSDP2 with recipes.precision.MasterWeights in "
+                "trainer.plugins"
+            )
         if self.lr_scheduler is None:
             return optimizer
         # the key is exact: another one only warns, and the rate never moves

@@ -34,8 +34,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_losses_are_the_single_processs(folder, strategy):
+def run(folder: Path, strategy: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.recipes.distributed_run", str(folder / strategy), strategy],
@@ -46,6 +45,11 @@ def test_losses_are_the_single_processs(folder, strategy):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_losses_are_the_single_processs(folder, strategy):
+    run(folder, strategy)
     for metric in COMPARED:
         assert series(folder / strategy, metric) == pytest.approx(series(folder / "single", metric), rel=1e-5), metric
     # the second process writes nothing
@@ -58,3 +62,11 @@ def test_losses_are_the_single_processs(folder, strategy):
     # Adam turns the rounding of a gradient that is nothing else into a step: look at those that are not
     for name in (name for name in expected if name.endswith(("embedding.weight", "down.weight", "output.weight"))):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_bf16_step_on_fp32_weights_is_near(folder):
+    run(folder, "masters")
+    for metric in ("train/loss", "val/loss"):
+        assert series(folder / "masters", metric) == pytest.approx(series(folder / "single", metric), rel=2e-3), metric
+    saved = torch.load(folder / "masters" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}

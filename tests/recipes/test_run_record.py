@@ -3,11 +3,13 @@
 import json
 import math
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recipes.callbacks import RunRecord, SignalGain
@@ -154,3 +156,12 @@ def test_checkpoints_are_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_numbers_that_are_not_finite_become_null(tmp_path):
     replace_json(tmp_path / "a.json", {"a": math.nan, "b": [math.inf, 1.0], "c": {"d": -math.inf}})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": [None, 1.0], "c": {"d": None}}
+
+
+def test_checkpoints_that_are_replaced_file_by_file_are_refused():
+    fit = SimpleNamespace(strategy=ModelParallelStrategy(), callbacks=[])
+    with pytest.raises(ValueError, match=r"save_distributed_checkpoint is true.*set it to false"):
+        RunRecord().setup(fit, model(), "fit")
+    fit.strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
+    RunRecord().setup(fit, model(), "fit")
+    assert any(isinstance(callback, RunRecord) for callback in fit.callbacks)
