@@ -1,120 +1,175 @@
-"""One optimizer step of the full model in bf16, on a GPU: tokens a second, utilisation, peak memory."""
+"""One optimizer step of the full model in bf16, on a GPU: tokens a second, utilisation, peak memory, time by part.
+
+Measured one after the other, each alone on the GPU: the configuration's model with plain residuals, the configuration
+as it is written, and transformers' model of the same sizes, whose residuals are plain, on the same batch.
+"""
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from encoders.benchmark.full_models import Trained, loss_of, ours, plain, theirs
 from encoders.benchmark.rounds import PLACE, CannotMeasure, Settings
+from encoders.benchmark.timeline import OTHER, Timeline
 from encoders.ocr2 import OCR2
 from encoders.views import ImageBatch, Views
 from kernels.benchmark.clock import Clock
 from mhc import Trunk, build, parameter_groups
 
 FILE = "ocr2/full_step.csv"
+PLAIN, WRITTEN, PEER = "plain residual", "as written", "transformers"
+# the vision side's own parts, the token embedding, the rest of the decoder with its head; the rest is the loss and what
+# joins the parts
+PARTS = ("tokenizer", "encoder", "embedding", "decoder", "optimizer", OTHER)
 COLUMNS = (
-    "model", "topologies", "parameters", "pages", "crops", "sequence", "tokens", "visual_tokens", "dtype", "optimizer",
-    "loss", "step_ms", "step_ms_p10", "step_ms_p90", "rounds", "tokens_per_s", "pages_per_s", "tflop_per_step",
-    "tflop_per_s", "peak_tflop_per_s", "mfu_percent", "matmul_tflop_per_s", "percent_of_matmul", "peak_gib",
-    "reserved_gib", *PLACE,
+    "model", "code", "topologies", "parameters", "pages", "crops", "sequence", "tokens", "visual_tokens", "dtype",
+    "optimizer", "loss", "step_ms", "step_ms_p10", "step_ms_p90", "rounds", "over_plain",
+    *(f"{part}_ms" for part in PARTS), "tokens_per_s", "pages_per_s", "tflop_per_step", "tflop_per_s",
+    "peak_tflop_per_s", "mfu_percent", "matmul_tflop_per_s", "percent_of_matmul", "peak_gib", "reserved_gib", "reason",
+    *PLACE,
 )  # fmt: skip
 # dense bf16, TFLOP/s, of NVIDIA's data sheets; the longer name first
 PEAKS = {"B200": 2250.0, "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0}
 A4_AT_144_DPI = (1191, 1684)
-ROUNDS = 10
+ROUNDS, DIVIDED = 10, 3
+# over the plain residual's step: the configuration's at most, transformers' at least
+COST, PEER_TIMES = 1.05, 1.5
 
 
 def rows(settings: Settings) -> Iterator[dict[str, Any]]:
-    """One row: forward, backward and AdamW on pages of A4 at 144 dpi.
+    """A row for each code: forward, backward and AdamW on pages of A4 at 144 dpi; what cannot run has a reason.
 
     Raises:
-        CannotMeasure: no GPU, no such model, a sequence shorter than a page, or not enough memory.
+        CannotMeasure: no GPU, no such model, a sequence shorter than a page, or not enough memory for any of them.
     """
     if settings.device != "cuda":
         raise CannotMeasure("the full model's step needs an NVIDIA GPU of 80 GB or more: leave the part full out")
-    node = _network(settings)
-    try:
-        yield step_row(settings, node)
-    except torch.OutOfMemoryError as error:
-        raise CannotMeasure(
-            f"the step of {settings.pages} pages of {settings.sequence} tokens does not fit: take fewer --pages, or "
-            f"set recompute in {settings.config} ({str(error).partition('.')[0]})"
-        ) from None
+    yield from compared(settings, _network(settings))
+
+
+def compared(settings: Settings, node: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a model; any device can run a small one, to try the path and not the speed.
+
+    Raises:
+        CannotMeasure: a sequence shorter than a page, or not enough memory for any of them.
+    """
+    base = plain(node)
+    nodes = {PLAIN: base} | ({WRITTEN: node} if node != base else {}) | {PEER: base}
+    flops = {code: step_flops(made, settings.pages, settings.sequence) for code, made in nodes.items() if code != PEER}
+    flops[PEER] = flops[PLAIN]
+    clock = Clock(settings.device, runs=max(3, min(settings.rounds, ROUNDS)), seconds=settings.seconds)
+    matmul = clock.matmul_rate() / 1e12
+    tokens, images, known = _given(base, settings)
+    taken: dict[str, float] = {}
+    reasons: list[str] = []
+    for code, made in nodes.items():
+        row = {"model": settings.config.stem, "code": code} | known
+        try:
+            row |= step_row(clock, partial(theirs if code == PEER else ours, made), tokens, images)
+        except torch.OutOfMemoryError as error:
+            reasons.append(
+                f"the step of {settings.pages} pages of {settings.sequence} tokens does not fit: take fewer --pages, "
+                f"or set recompute in {settings.config} ({str(error).partition('.')[0]})"
+            )
+        except CannotMeasure as error:
+            reasons.append(str(error))
+        if "step_ms" in row:
+            taken[code] = row["step_ms"]
+            row |= _rates(row, flops[code] / 1e12, matmul) | (
+                {"over_plain": taken[code] / taken[PLAIN]} if PLAIN in taken else {}
+            )
+        else:
+            row["reason"] = reasons[-1]
+        gc.collect()
+        if settings.device == "cuda":
+            torch.cuda.empty_cache()
+        yield row
+    if not taken:
+        raise CannotMeasure(reasons[0])
 
 
 def line(row: Mapping[str, Any]) -> str:
     """One row, for the terminal."""
+    if "step_ms" not in row:
+        return f"{row['model']}, {row['code']}: {row['reason']}"
+    over = f" ({row['over_plain']:.3f} of the plain residual's)" if "over_plain" in row else ""
+    memory = f", {row['peak_gib']:.1f} GiB" if "peak_gib" in row else ""
+    parts = ", ".join(f"{part} {row[f'{part}_ms']:.1f}" for part in PARTS if f"{part}_ms" in row)
     return (
-        f"{row['model']}, {row['parameters']:,} parameters, {row['tokens']} tokens: {row['step_ms']:.0f} ms a step, "
-        f"{row['tokens_per_s']:.0f} tokens/s, {row['tflop_per_s']:.0f} TFLOP/s, {row['peak_gib']:.1f} GiB"
+        f"{row['model']}, {row['code']}, {row['parameters']:,} parameters, {row['tokens']} tokens: "
+        f"{row['step_ms']:.0f} ms a step{over}, {row['tokens_per_s']:.0f} tokens/s, {row['tflop_per_s']:.0f} TFLOP/s"
+        f"{memory}; in ms: {parts}"
     )
 
 
 def goals(found: Sequence[Mapping[str, Any]], device: str) -> str:
-    """That the step ran, and at what utilisation; no number was set."""
-    share = f"{found[0]['mfu_percent']:.1f} % MFU" if "mfu_percent" in found[0] else "MFU unknown for this GPU"
-    return f"  {'reached':12}  one optimizer step of the full model: {share}, {found[0]['peak_gib']:.1f} GiB"
+    """Utilisation and memory of the configuration's step, what its topologies cost, and the ratio to the peer."""
+    rows = {row["code"]: row for row in found if "step_ms" in row}
+    main = rows.get(WRITTEN) or rows.get(PLAIN)
+    lines = []
+    if main is not None:
+        share = f"{main['mfu_percent']:.1f} % MFU" if "mfu_percent" in main else "MFU unknown for this GPU"
+        memory = f", {main['peak_gib']:.1f} GiB" if "peak_gib" in main else ""
+        lines.append(f"  {'reached':12}  one optimizer step of the full model, {main['code']}: {share}{memory}")
+    ratios = {code: row["over_plain"] for code, row in rows.items() if "over_plain" in row}
+    if (over := ratios.get(WRITTEN)) is not None:
+        state = "reached" if over <= COST else "not reached"
+        lines.append(f"  {state:12}  its topologies at most {COST:.2f} of the plain residual's step: {over:.3f}")
+    if (over := ratios.get(PEER)) is not None:
+        state = "reached" if over >= PEER_TIMES else "not reached"
+        lines.append(f"  {state:12}  plain, at least {PEER_TIMES:.2f} times as fast as transformers: {over:.2f} times")
+    return "\n".join(lines)
 
 
-def step_row(settings: Settings, node: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a model; any device can run a small one, to try the path and not the speed.
+def step_row(clock: Clock, make: Callable[[], Trained], tokens: Tensor, images: ImageBatch) -> dict[str, Any]:
+    """What one optimizer step takes: its time, that of its parts in steps of their own, and its memory.
 
     Raises:
-        CannotMeasure: a sequence shorter than a page, or a loss that is not finite.
+        CannotMeasure: what `make` raises, or a loss that is not finite.
     """
-    cuda = settings.device == "cuda"
-    clock = Clock(settings.device, runs=max(3, min(settings.rounds, ROUNDS)), seconds=settings.seconds)
-    matmul = clock.matmul_rate() / 1e12
-    tflop = step_flops(node, settings.pages, settings.sequence) / 1e12
+    cuda = clock.device == "cuda"
     torch.manual_seed(0)
-    with torch.device(settings.device):
-        network: OCR2 = build(node).to(torch.bfloat16).train()
-        tokens, images = _batch(network, settings.pages, settings.sequence, torch.bfloat16)
-    optimizer = torch.optim.AdamW(parameter_groups(network), lr=1e-5, fused=True)
+    with torch.device(clock.device):
+        model, loss_on, parts = make()
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=1e-5, fused=True)
     losses: list[Tensor] = []
 
-    def step(_: Any) -> None:
-        loss = loss_of(network, tokens, images)
+    def step(mark: Callable[[str], None]) -> None:
+        loss = loss_on(tokens, images)
         loss.backward()
+        mark("optimizer")
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
 
-    step(None)  # the optimizer's state exists from here on
+    step(_ignored)  # the optimizer's state exists from here on
     gc.collect()
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    timing = clock.time(step)
+    timing = clock.time(lambda _: step(_ignored))
+    divided = []
+    for _ in range(DIVIDED):
+        with Timeline.on(clock.device, parts) as timeline:
+            step(timeline.mark)
+        divided.append(timeline.milliseconds())
     if not all(torch.isfinite(loss) for loss in losses):
         raise CannotMeasure(f"the full model's loss is not finite: {[float(loss) for loss in losses]}")
-    seconds, count = timing.us / 1e6, tokens.numel()
     row = {
-        "model": settings.config.stem, "topologies": ", ".join(topologies(network)),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()), "pages": settings.pages,
-        "crops": sum(images.crop_counts), "sequence": settings.sequence, "tokens": count,
-        "visual_tokens": sum(network.vision.lengths(images)), "dtype": "bf16", "optimizer": "AdamW, states in bf16",
-        "loss": float(losses[-1]), "step_ms": 1e3 * seconds, "step_ms_p10": timing.p10 / 1e3,
-        "step_ms_p90": timing.p90 / 1e3, "rounds": timing.runs, "tokens_per_s": count / seconds,
-        "pages_per_s": settings.pages / seconds, "tflop_per_step": tflop, "tflop_per_s": tflop / seconds,
-        "matmul_tflop_per_s": matmul, "percent_of_matmul": 100 * tflop / seconds / matmul,
-    }  # fmt: skip
-    if not cuda:
-        return row
-    row |= {"peak_gib": torch.cuda.max_memory_allocated() / 2**30}
-    row |= {"reserved_gib": torch.cuda.max_memory_reserved() / 2**30}
-    peak = peak_tflop(torch.cuda.get_device_name())
-    return row | ({} if peak is None else {"peak_tflop_per_s": peak, "mfu_percent": 100 * tflop / seconds / peak})
-
-
-def loss_of(network: OCR2, tokens: Tensor, images: ImageBatch) -> Tensor:
-    """Cross-entropy of the tokens that follow, in nats; image slots are not asked for."""
-    labels = tokens.masked_fill(tokens == network.image_token, -100)
-    return F.cross_entropy(network(tokens, images)[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+        "topologies": ", ".join(topologies(model)), "loss": float(losses[-1]),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()), "step_ms": timing.us / 1e3,
+        "step_ms_p10": timing.p10 / 1e3, "step_ms_p90": timing.p90 / 1e3, "rounds": timing.runs,
+    } | {f"{part}_ms": statistics.median(found[part] for found in divided) for part in divided[0]}  # fmt: skip
+    if cuda:
+        row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        row["reserved_gib"] = torch.cuda.max_memory_reserved() / 2**30
+    return row
 
 
 def step_flops(node: Mapping[str, Any], pages: int, sequence: int) -> float:
@@ -134,8 +189,8 @@ def step_flops(node: Mapping[str, Any], pages: int, sequence: int) -> float:
     return float(counter.get_total_flops())
 
 
-def topologies(network: OCR2) -> list[str]:
-    """The kinds of residual topology by trunk: `decoder: ManifoldHyperConnection`, ..."""
+def topologies(network: nn.Module) -> list[str]:
+    """The kinds of residual topology by trunk: `decoder: ManifoldHyperConnection`, ...; of transformers' model none."""
     found = []
     for name, module in network.named_modules():
         if isinstance(module, Trunk):
@@ -147,6 +202,31 @@ def topologies(network: OCR2) -> list[str]:
 def peak_tflop(gpu: str) -> float | None:
     """Of dense bf16 products by the data sheet, TFLOP/s; None for a GPU that `PEAKS` lacks."""
     return next((peak for name, peak in PEAKS.items() if name in gpu), None)
+
+
+def _rates(row: Mapping[str, Any], tflop: float, matmul: float) -> dict[str, float]:
+    seconds = row["step_ms"] / 1e3
+    found = {
+        "tokens_per_s": row["tokens"] / seconds, "pages_per_s": row["pages"] / seconds, "tflop_per_step": tflop,
+        "tflop_per_s": tflop / seconds, "matmul_tflop_per_s": matmul,
+        "percent_of_matmul": 100 * tflop / seconds / matmul,
+    }  # fmt: skip
+    peak = peak_tflop(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return found | ({} if peak is None else {"peak_tflop_per_s": peak, "mfu_percent": 100 * tflop / seconds / peak})
+
+
+def _given(node: Mapping[str, Any], settings: Settings) -> tuple[Tensor, ImageBatch, dict[str, Any]]:
+    """The batch, and the columns that say what it is."""
+    with torch.device("meta"):
+        network: OCR2 = build(node)
+    torch.manual_seed(0)
+    with torch.device(settings.device):
+        tokens, images = _batch(network, settings.pages, settings.sequence, torch.bfloat16)
+    return tokens, images, {
+        "pages": settings.pages, "crops": sum(images.crop_counts), "sequence": settings.sequence,
+        "tokens": tokens.numel(), "visual_tokens": sum(network.vision.lengths(images)), "dtype": "bf16",
+        "optimizer": "AdamW, states in bf16",
+    }  # fmt: skip
 
 
 def _batch(network: OCR2, pages: int, sequence: int, dtype: torch.dtype) -> tuple[Tensor, ImageBatch]:
@@ -165,6 +245,10 @@ def _batch(network: OCR2, pages: int, sequence: int, dtype: torch.dtype) -> tupl
     tokens = torch.randint(3, min(network.image_token, network.decoder.vocabulary_size), (pages, sequence))
     tokens[:, 1 : 1 + slots] = network.image_token
     return tokens, images
+
+
+def _ignored(name: str) -> None:
+    """Mark nothing."""
 
 
 def _network(settings: Settings) -> Mapping[str, Any]:

@@ -1,14 +1,16 @@
 """The benchmark runs its whole path on tiny sizes, writes what it found, and says what it cannot measure."""
 
 import csv
+import math
 from functools import partial
 
 import pytest
 import torch
 
 from encoders import bench
-from encoders.benchmark import attention, full_step, training_step
+from encoders.benchmark import attention, full_models, full_step, training_step
 from encoders.benchmark.rounds import CannotMeasure, Settings, Spread, alternate, ratio
+from encoders.benchmark.timeline import Timeline
 from encoders.views import Views
 
 NODE = {
@@ -45,6 +47,51 @@ NODE = {
         "image_token": 39,
     },
 }
+
+
+RELEASED = {
+    "class_path": "encoders.ocr2.OCR2",
+    "init_args": {
+        "tokenizer": {
+            "class_path": "encoders.sam.SAMTokenizer",
+            "init_args": {
+                "width": 16, "depth": 2, "heads": 2, "hidden": 32, "window": 14, "global_blocks": [0],
+                "image_size": 1024, "patch": 16, "neck": 8, "compressor": [8, 16],
+            },
+        },
+        "encoder": {
+            "class_path": "encoders.causal_flow.CausalFlowEncoder",
+            "init_args": {"width": 16, "depth": 1, "heads": 2, "key_value_heads": 1, "hidden": 16},
+        },
+        "queries": {
+            "class_path": "encoders.query_bank.QueryBank",
+            "init_args": {"width": 16, "counts": {1024: 256, 768: 144}},
+        },
+        "decoder": {
+            "class_path": "mhc.CausalLanguageModel",
+            "init_args": {
+                "vocabulary_size": 40,
+                "width": 16,
+                "depth": 1,
+                "topology": {"class_path": "mhc.Residual"},
+                "attention": {"class_path": "mhc.Attention", "init_args": {"heads": 2, "rotary_base": 1e4}},
+                "feed_forward": {
+                    "class_path": "mhc.MixtureOfExperts",
+                    "init_args": {"experts": 4, "chosen": 2, "hidden": 8, "shared": 1},
+                },
+                "tied": False,
+            },
+        },
+        "image_token": 39,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch) -> Settings:
+    """Two pages of 64 pixels, with crops of 32."""
+    monkeypatch.setattr(full_step, "Views", partial(Views, global_size=64, crop_size=32, max_crops=2))
+    return Settings("cpu", rounds=3, seconds=1, pages=2, sequence=48)
 
 
 def read(path) -> list[dict[str, str]]:
@@ -84,19 +131,100 @@ def test_what_needs_a_gpu_says_so_and_writes_nothing(arguments, said, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_full_models_step_runs_on_a_small_one(monkeypatch):
-    monkeypatch.setattr(full_step, "Views", partial(Views, global_size=64, crop_size=32, max_crops=2))
-    row = full_step.step_row(Settings("cpu", rounds=3, seconds=1, pages=2, sequence=48), NODE)
-    assert set(row) <= set(full_step.COLUMNS)
+def test_the_full_models_step_runs_on_a_small_one(small):
+    rows = {row["code"]: row for row in full_step.compared(small, NODE)}
+    assert list(rows) == ["plain residual", "as written", "transformers"]
+    assert all(set(row) <= set(full_step.COLUMNS) for row in rows.values())
+    written = rows["as written"]
     # A4 gives two crops; 16 queries a page, 4 a crop, one separator
-    assert (row["crops"], row["visual_tokens"], row["tokens"]) == (4, 2 * (2 * 4 + 16 + 1), 96)
-    assert row["topologies"] == "vision.encoder: ManifoldHyperConnection, decoder: Residual"
-    assert row["tokens_per_s"] > 0 < row["tflop_per_step"]
-    assert 0 < row["loss"] < 10
+    assert (written["crops"], written["visual_tokens"], written["tokens"]) == (4, 2 * (2 * 4 + 16 + 1), 96)
+    assert written["topologies"] == "vision.encoder: ManifoldHyperConnection, decoder: Residual"
+    assert rows["plain residual"]["topologies"] == "vision.encoder: Residual, decoder: Residual"
+    for code in ("plain residual", "as written"):
+        row = rows[code]
+        assert row["tokens_per_s"] > 0 < row["tflop_per_step"]
+        assert 0 < row["loss"] < 10
+        assert all(row[f"{part}_ms"] > 0 for part in full_step.PARTS)
+        assert row["over_plain"] == pytest.approx(row["step_ms"] / rows["plain residual"]["step_ms"])
+    assert rows["transformers"]["reason"] == "transformers has no model of these parts"
+    assert "transformers has no model" in full_step.line(rows["transformers"])
+    assert "as written" in full_step.line(written)
 
 
-def test_flops_are_the_models_and_not_those_of_recomputation(monkeypatch):
-    monkeypatch.setattr(full_step, "Views", partial(Views, global_size=64, crop_size=32, max_crops=2))
+def test_a_plain_configuration_is_measured_once(small):
+    codes = [row["code"] for row in full_step.compared(small, full_models.plain(NODE))]
+    assert codes == ["plain residual", "transformers"]
+
+
+def test_what_does_not_fit_is_told_and_the_others_are_measured(small, monkeypatch):
+    def step_row(clock, make, tokens, images):
+        if make.args[0] != full_models.plain(NODE):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return {"step_ms": 2.0, "parameters": 1}
+
+    monkeypatch.setattr(full_step, "step_row", step_row)
+    rows = {row["code"]: row for row in full_step.compared(small, NODE)}
+    assert rows["as written"]["reason"].startswith("the step of 2 pages of 48 tokens does not fit: take fewer --pages")
+    assert rows["transformers"]["over_plain"] == 1.0
+
+    def none(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(full_step, "step_row", none)
+    with pytest.raises(CannotMeasure, match="does not fit"):
+        list(full_step.compared(small, NODE))
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"as written": 1.04, "transformers": 1.61}, ["reached", "reached"]),
+        ({"as written": 1.06, "transformers": 1.49}, ["not reached", "not reached"]),
+        ({"transformers": 1.5}, ["reached"]),
+    ],
+)
+def test_goals_are_the_ratios_to_the_plain_residual(over, said):
+    rows = [{"code": "plain residual", "step_ms": 1.0, "over_plain": 1.0}]
+    rows += [{"code": code, "step_ms": ratio, "over_plain": ratio} for code, ratio in over.items()]
+    lines = full_step.goals(rows, "cuda").splitlines()
+    assert [line[2:14].strip() for line in lines[1:]] == said
+    assert "MFU unknown" in lines[0]
+
+
+def test_the_peers_step_and_its_parts(monkeypatch):
+    monkeypatch.setattr(full_step, "Views", partial(Views, max_crops=2))
+    settings = Settings("cpu", pages=1, sequence=600)
+    tokens, images, _ = full_step._given(RELEASED, settings)
+    for make in (full_models.ours, full_models.theirs):
+        torch.manual_seed(0)
+        trained = make(RELEASED)
+        with Timeline(trained.parts) as timeline:
+            loss = trained.loss(tokens, images)
+            loss.backward()
+        # of 40 tokens, by models that know nothing
+        assert loss.item() == pytest.approx(math.log(40), rel=0.02)
+        found = timeline.milliseconds()
+        assert set(found) == {"tokenizer", "encoder", "embedding", "decoder", "other"}
+        # the tokenizer has by far the most to do, and its backward is the last
+        assert found["tokenizer"] == max(found.values())
+
+
+def test_the_peer_has_the_sizes_of_the_full_model():
+    node = full_models.plain(full_step._network(Settings("cuda")))
+    with torch.device("meta"):
+        found = {make: make(node) for make in (full_models.ours, full_models.theirs)}
+    sizes = [
+        {
+            part: sum(parameter.numel() for module in modules for parameter in module.parameters())
+            for part, modules in trained.parts.items()
+        }
+        for trained in found.values()
+    ]
+    assert sizes[0] == sizes[1]
+    assert len({sum(parameter.numel() for parameter in trained.model.parameters()) for trained in found.values()}) == 1
+
+
+def test_flops_are_the_models_and_not_those_of_recomputation(small):
     counted = full_step.step_flops(NODE, 1, 48)
     arguments = NODE["init_args"] | {"decoder": NODE["init_args"]["decoder"] | {}}
     arguments["decoder"]["init_args"] = {**arguments["decoder"]["init_args"], "recompute": None}
@@ -104,8 +232,7 @@ def test_flops_are_the_models_and_not_those_of_recomputation(monkeypatch):
     assert full_step.step_flops(NODE, 2, 48) == pytest.approx(2 * counted, rel=0.01)
 
 
-def test_a_sequence_without_room_for_text_is_named(monkeypatch):
-    monkeypatch.setattr(full_step, "Views", partial(Views, global_size=64, crop_size=32, max_crops=2))
+def test_a_sequence_without_room_for_text_is_named(small):
     with pytest.raises(CannotMeasure, match="--sequence 20 leaves no text beside the 25 visual tokens"):
         full_step.step_flops(NODE, 1, 20)
 
