@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from recipes.ablation.comparisons import Pairs, read_comparisons
 from recipes.ablation.published import Published
 from recipes.configuration import Source, suggestion
 from recipes.errors import UserError
@@ -31,6 +32,8 @@ class Ablation:
         threads: of a cell's process; None shares the cores out. Rounding depends on it, and small models on few
             cores are faster with one.
         published: numbers of others for some variants, which the report sets beside ours.
+        comparisons: (variant, reference) of the differences that are tested, by default each variant and the baseline,
+            or the variant that differs from it in one axis. Few that are named before the run are corrected for little.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Ablation:
     jobs: int = 1
     threads: int | None = None
     published: Published | None = None
+    comparisons: Pairs = ()
 
     @classmethod
     def read(cls, source: Source) -> "Ablation":
@@ -96,6 +100,9 @@ class Ablation:
             jobs=node.get("jobs") or 1,
             threads=node.get("threads"),
             published=Published.read(node.get("published"), variants, lambda message: refuse(f".published{message}")),
+            comparisons=read_comparisons(
+                node.get("comparisons"), variants, lambda message: refuse(f".comparisons{message}")
+            ),
         )
 
 

@@ -189,7 +189,9 @@ def analyse(ablation: Ablation, at: str = "steps", limit: float = math.inf) -> A
 
 
 def _pairs(ablation: Ablation) -> list[tuple[str, str]]:
-    """(variant, reference): the baseline; with several axes, the variant that differs in one axis, at its baseline."""
+    """(variant, reference): the file's; or the baseline, with several axes what differs in one, at its baseline."""
+    if ablation.comparisons:
+        return list(ablation.comparisons)
     variants, base = ablation.variants, ablation.levels(ablation.baseline)
     if len(ablation.axes) < 2 or not base:
         return [(v, ablation.baseline) for v in variants if v != ablation.baseline and ablation.baseline in variants]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from recipes.ablation.comparisons import Pairs
 from recipes.ablation.published import Published
 from recipes.configuration import leaves
 
@@ -133,6 +134,7 @@ class Ablation:
     problems: list[str]
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     published: Published | None = None
+    comparisons: Pairs = ()
 
     @property
     def name(self) -> str:

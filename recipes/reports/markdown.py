@@ -134,6 +134,8 @@ def _differences(analysis: Analysis) -> str:
     )
     if max(d.n for d in analysis.differences) < 2:
         text = "No pair of variants has two finished seeds in common (n < 2), so nothing is tested."
+    if analysis.ablation.comparisons:
+        text += " They are those that `ablation.comparisons` names; no others were tested."
     if any(cell.status == "diverged" for cell in analysis.ablation.cells):
         text += " Diverged cells have no final loss: the differences are those of the seeds that survived."
     return f"{_tests(analysis.differences, loss, signed)}\n\n{text}"

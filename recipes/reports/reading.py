@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from recipes.ablation.comparisons import read_comparisons
 from recipes.ablation.published import Published
 from recipes.ablation.schema import variant_names
 from recipes.configuration import parse_yaml
@@ -51,6 +52,7 @@ def read_ablation(folder: Path) -> Ablation:
     cells.sort(key=lambda cell: (order.get(cell.variant, len(order)), cell.variant, cell.seed))
     present = {cell.name for cell in cells}
     seeds = plan.get("seeds") if isinstance(plan.get("seeds"), list) else []
+    names = planned or list(dict.fromkeys(cell.variant for cell in cells))
     missing = [name for v in planned for k in seeds if (name := f"{v}/seed-{k}") not in present]
     return Ablation(
         folder=folder,
@@ -62,13 +64,17 @@ def read_ablation(folder: Path) -> Ablation:
         missing=missing if plan.get("axes") else [],
         problems=problems,
         settings=settings,
-        published=_read_published(plan, planned or [cell.variant for cell in cells], problems),
+        published=_checked(Published.read, "published", plan, names, problems),
+        comparisons=_checked(read_comparisons, "comparisons", plan, names, problems) or (),
     )
 
 
-def _read_published(plan: dict[str, Any], variants: Sequence[str], problems: list[str]) -> Published | None:
+def _checked(
+    read: Callable[..., Any], key: str, plan: dict[str, Any], variants: Sequence[str], problems: list[str]
+) -> Any:
+    """A node that names variants; None where it is wrong, which is a problem."""
     try:
-        return Published.read(plan.get("published"), variants, lambda message: ValueError(f"published{message}"))
+        return read(plan.get(key), variants, lambda message: ValueError(f"{key}{message}"))
     except ValueError as error:
         problems.append(f"ablation.yaml: {error}")
         return None
