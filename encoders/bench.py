@@ -4,10 +4,10 @@
 |---|---|---|
 | attention | prefix attention against the dense mask | bench/prefix_attention_DEVICE.csv |
 | training | a tiny whole model's step against transformers' on the same weights | bench/ocr2_training_step_DEVICE.csv |
-| full | one optimizer step of the model of ablations/ocr2_full.yaml, on a GPU alone | ocr2/full_step.csv |
+| full | a step of the model of ablations/ocr2_full.yaml, of its plain form and of transformers' | ocr2/full_step.csv |
 
 Files stand under results/, DEVICE is cpu or cuda. What is compared takes turns in one process, and a ratio is of
-times in the same round.
+times in the same round; but the full models, which need a GPU, run one after the other, for it holds only one.
 """
 
 import argparse

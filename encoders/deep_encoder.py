@@ -65,8 +65,11 @@ class DeepEncoder(Described):
         visual = self.tokenizer(views.to(self.projector.weight.dtype), observe)
         queries = None
         if self.queries is not None:
-            # in their own dtype: under autocast, where visual tokens are bf16, they keep the streams in fp32
             queries = self.queries((height, width)).expand(len(views), -1, -1)
+            # under autocast, where visual tokens are bf16, their own dtype keeps the streams in fp32; without it fixed
+            # ones, which FSDP2 leaves as they are, follow the weights
+            if views.is_meta or not torch.is_autocast_enabled(views.device.type):
+                queries = queries.to(visual.dtype)
         grid = height // self.tokenizer.stride, width // self.tokenizer.stride
         return self.projector(self.encoder(visual, queries, grid, observe))
 

@@ -112,7 +112,7 @@ class OCR2(Described):
         """Token numbers [B, S] and the images of their slots -> logits [B, S, V]; the context is the decoder's."""
         return self.decoder(context=context, embeddings=self.embed(tokens, images))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(
         self,
         tokens: Tensor,

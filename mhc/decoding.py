@@ -58,7 +58,8 @@ def generate(
     prompt = _require_prompt(model, tokens, embeddings)
     batch, length = prompt.shape[:2]
     mask = _require_left_padding(mask, batch, length)
-    with torch.inference_mode():
+    # and not inference mode, in which FSDP2 would gather weights that no training can use
+    with torch.no_grad():
         history = prompt.new_empty(batch, 0, dtype=torch.int64) if tokens is None else tokens
         first = history.shape[1]
         written = torch.cat([history, history.new_empty(batch, max_new_tokens)], 1)
@@ -82,9 +83,7 @@ def generate(
             added += 1
             if progress is not None:
                 progress(added)
-        result = written[:, : first + added]
-    # outside of inference mode, so that a model can be trained on what it wrote
-    return result.clone()
+    return written[:, : first + added]
 
 
 class _Steps:

@@ -1,6 +1,7 @@
 """Hyper-Connections (HC, arXiv 2409.19606): streams mixed without constraint."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,16 @@ class HyperConnection(StreamTopology):
             self.norm = (norm or nn.LayerNorm)(width).float()
             self.dynamic_alpha = nn.Parameter(torch.zeros(width, streams + 1, dtype=fp32))
             self.dynamic_beta = nn.Parameter(torch.zeros(width, dtype=fp32))
-            self.alpha_scale = nn.Parameter(torch.tensor(0.01, dtype=fp32))
-            self.beta_scale = nn.Parameter(torch.tensor(0.01, dtype=fp32))
+            # of one dimension, without which FSDP2 shards nothing
+            self.alpha_scale = nn.Parameter(torch.full((1,), 0.01, dtype=fp32))
+            self.beta_scale = nn.Parameter(torch.full((1,), 0.01, dtype=fp32))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take scales without a dimension, too, as they were once saved and as others have them."""
+        for name in (f"{prefix}alpha_scale", f"{prefix}beta_scale"):
+            if name in state_dict and state_dict[name].dim() == 0:
+                state_dict[name] = state_dict[name][None]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reduce(self, state: Tensor) -> Tensor:
         """Sum the streams [B, S, n, C] to [B, S, C]."""

@@ -82,7 +82,8 @@ def _fit(resolved: Resolved, folder: Path, checkpoint: Path | None, step: int | 
     except DivergedError as error:
         print(f"{folder}: diverged: {error}")
     except (Interrupted, KeyboardInterrupt, SIGTERMException) as error:
-        print(f"{folder}: interrupted, the same command goes on: {error}", file=sys.stderr)
+        then = "goes on" if checkpoint_path(folder).exists() else "starts it over, for it keeps no checkpoint"
+        print(f"{folder}: interrupted, the same command {then}: {error}", file=sys.stderr)
         return 128 + signal.SIGINT
     except (OSError, MisconfigurationException) as error:
         raise _failed(folder, resolved.explain(error)) from None

@@ -33,6 +33,9 @@ class Timeline:
     ) -> None:
         self.parts, self.stamp, self.between = parts, stamp, between
         self._marks: list[tuple[str, Any]] = []
+        # the call of a module that the last mark began, and the calls that run
+        self._owner: object = None
+        self._calls: list[object] = []
         self._handles: list[RemovableHandle] = []
 
     @classmethod
@@ -56,9 +59,10 @@ class Timeline:
             handle.remove()
         self._handles.clear()
 
-    def mark(self, name: str) -> None:
+    def mark(self, name: str, owner: object = None) -> None:
         """From now on it is this that runs."""
         self._marks.append((name, self.stamp()))
+        self._owner = owner
 
     def milliseconds(self) -> dict[str, float]:
         """Of every part that ran, and of the rest; all of them together are the step."""
@@ -69,27 +73,30 @@ class Timeline:
 
     def _before(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: Any, keywords: Any) -> None:
+            call = object()
+            self._calls.append(call)
             inputs = [tensor for tensor in _tensors((arguments, keywords)) if tensor.requires_grad]
             waiting = len(inputs)
 
             def arrived(gradient: Tensor) -> None:
                 nonlocal waiting
                 waiting -= 1
-                # an input may be another part's output, which has begun then
-                if not waiting and self._marks[-1][0] == name:
+                # an input may be another module's output, which has begun then
+                if not waiting and self._owner is call:
                     self.mark(OTHER)
 
             for tensor in inputs:
                 tensor.register_hook(arrived)
-            self.mark(name)
+            self.mark(name, call)
 
         return hook
 
     def _after(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            call = self._calls.pop()
             for tensor in _tensors(output):
                 if tensor.requires_grad:
-                    tensor.register_hook(lambda gradient: self.mark(name))
+                    tensor.register_hook(lambda gradient: self.mark(name, call))
             self.mark(OTHER)
 
         return hook

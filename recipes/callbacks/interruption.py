@@ -11,14 +11,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM ended a run after a finished step; `checkpoints/last.ckpt` holds that step."""
+    """SIGINT or SIGTERM ended a run after a finished step, which `checkpoints/last.ckpt` holds if any are kept."""
 
 
 class Interruption(Callback):
     """Finish the step on SIGINT or SIGTERM, save `checkpoints/last.ckpt` and raise `Interrupted`.
 
-    It saves the last step of a run, too. A second SIGINT does not wait for the step. `RunRecord` puts one behind the
-    other callbacks, so that the step is complete in their files.
+    It saves the last step of a run, too; nothing where `checkpoint.save_top_k` is 0, which keeps none. A second SIGINT
+    does not wait for the step. `RunRecord` puts one behind the other callbacks, so that the step is complete in their
+    files.
     """
 
     def __init__(self) -> None:
@@ -76,13 +77,15 @@ def last_checkpoint(trainer: Trainer) -> Path:
 
 
 def save_last(trainer: Trainer) -> None:
-    """Save the current step as the last checkpoint, unless it is there already."""
+    """Save the current step as the last checkpoint, unless it is there already or none is to be kept."""
     path = last_checkpoint(trainer)
+    own = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    if own and all(callback.save_top_k == 0 for callback in own):
+        return
     saved = any(
-        isinstance(callback, ModelCheckpoint)
-        and callback._last_global_step_saved == trainer.global_step
+        callback._last_global_step_saved == trainer.global_step
         and Path(callback._last_checkpoint_saved).resolve() == path.resolve()
-        for callback in trainer.checkpoint_callbacks
+        for callback in own
     )
     if not saved and not trainer.fast_dev_run:
         trainer.save_checkpoint(path)

@@ -141,6 +141,8 @@ def _loss(analysis: Analysis) -> list[str]:
             return [f"{shown}, with no other trained variant to compare"]
         if max((d.n for d in differences), default=0) == 1:
             return [f"{_lowest(analysis, trained) or shown}, and with n = 1 no difference is tested"]
+        if analysis.ablation.comparisons:
+            return [f"{shown}, and no pair that is to be compared shares a finished seed, so no difference is tested"]
         if analysis.ablation.baseline not in analysis.losses:
             return [f"{shown}, and the baseline {analysis.ablation.baseline} has none, so no difference is tested"]
         return [f"{shown}, and no pair of variants shares a finished seed, so no difference is tested"]

@@ -73,7 +73,7 @@ def _picture(name: str) -> str:
 
 def _headline(analysis: Analysis) -> str:
     rows = []
-    one_axis = len(analysis.ablation.axes) < 2
+    one_axis = len(analysis.ablation.axes) < 2 and any(map(analysis.difference, analysis.ablation.variants))
     read = any(analysis.accuracies(variant) for variant in analysis.ablation.variants)
     costs = {"step_ms": "step ms", "tokens_per_s": "tokens/s"} if analysis.unsteady <= STEADY else {}
     costs |= {"peak_memory_mb": "peak MB"}
@@ -132,9 +132,11 @@ def _differences(analysis: Analysis) -> str:
         "number of tests (Holm). The last column is the true difference that a test of this n finds four times in "
         "five at the .05 level, given the sd of the paired differences; with few seeds that sd is itself uncertain."
     )
+    named = bool(analysis.ablation.comparisons)
     if max(d.n for d in analysis.differences) < 2:
-        text = "No pair of variants has two finished seeds in common (n < 2), so nothing is tested."
-    if analysis.ablation.comparisons:
+        whose = "that `ablation.comparisons` names" if named else "of variants"
+        text = f"No pair {whose} has two finished seeds in common (n < 2), so nothing is tested."
+    elif named:
         text += " They are those that `ablation.comparisons` names; no others were tested."
     if any(cell.status == "diverged" for cell in analysis.ablation.cells):
         text += " Diverged cells have no final loss: the differences are those of the seeds that survived."

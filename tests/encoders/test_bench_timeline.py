@@ -68,6 +68,13 @@ def test_a_part_that_runs_twice_counts_both_times(clock):
     assert timeline.milliseconds() == {"first": 6, "second": 96, "other": 0}
 
 
+def test_modules_of_a_part_that_follow_each_other(clock):
+    body, head = Part(clock, 1, 2), Part(clock, 4, 8)
+    with Timeline({"both": [body, head]}, lambda: clock.now, lambda start, end: end - start) as timeline:
+        head(body(torch.ones(3))["output"])["output"].sum().backward()
+    assert timeline.milliseconds() == {"both": 15, "other": 0}
+
+
 def test_nothing_is_left_on_the_modules(clock):
     part = Part(clock, 1, 2)
     with Timeline({"part": [part]}) as timeline:

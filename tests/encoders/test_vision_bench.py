@@ -146,8 +146,9 @@ def test_the_full_models_step_runs_on_a_small_one(small):
         assert 0 < row["loss"] < 10
         assert all(row[f"{part}_ms"] > 0 for part in full_step.PARTS)
         assert row["over_plain"] == pytest.approx(row["step_ms"] / rows["plain residual"]["step_ms"])
-    assert rows["transformers"]["reason"] == "transformers has no model of these parts"
-    assert "transformers has no model" in full_step.line(rows["transformers"])
+    # or none at all
+    assert rows["transformers"]["reason"].startswith("transformers")
+    assert rows["transformers"]["reason"] in full_step.line(rows["transformers"])
     assert "as written" in full_step.line(written)
 
 
@@ -191,7 +192,29 @@ def test_goals_are_the_ratios_to_the_plain_residual(over, said):
     assert "MFU unknown" in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ("as written", ["not measured", "not measured", "reached"]),
+        ("plain residual", ["reached", "not measured", "not measured"]),
+        ("transformers", ["reached", "reached", "not measured"]),
+    ],
+)
+def test_goals_say_what_was_not_measured_and_why(lacking, said):
+    over = {"plain residual": 1.0, "as written": 1.02, "transformers": 2.0}
+    rows = [
+        {"code": code, "reason": "too large"}
+        if code == lacking
+        else {"code": code, "step_ms": 1.0, "over_plain": ratio}
+        for code, ratio in over.items()
+    ]
+    lines = full_step.goals(rows, "cuda").splitlines()
+    assert [line[2:14].strip() for line in lines] == said
+    assert [line.endswith(": too large") for line in lines] == [state == "not measured" for state in said]
+
+
 def test_the_peers_step_and_its_parts(monkeypatch):
+    pytest.importorskip("transformers")
     monkeypatch.setattr(full_step, "Views", partial(Views, max_crops=2))
     settings = Settings("cpu", pages=1, sequence=600)
     tokens, images, _ = full_step._given(RELEASED, settings)
@@ -205,11 +228,12 @@ def test_the_peers_step_and_its_parts(monkeypatch):
         assert loss.item() == pytest.approx(math.log(40), rel=0.02)
         found = timeline.milliseconds()
         assert set(found) == {"tokenizer", "encoder", "embedding", "decoder", "other"}
-        # the tokenizer has by far the most to do, and its backward is the last
-        assert found["tokenizer"] == max(found.values())
+        # the tokenizer has by far the most to do, and the decoder the most beside it
+        assert found["tokenizer"] > found["decoder"] > found["embedding"]
 
 
 def test_the_peer_has_the_sizes_of_the_full_model():
+    pytest.importorskip("transformers")
     node = full_models.plain(full_step._network(Settings("cuda")))
     with torch.device("meta"):
         found = {make: make(node) for make in (full_models.ours, full_models.theirs)}

@@ -61,6 +61,14 @@ def test_names_of_parameters_are_part_of_the_interface():
     assert set(HyperConnection(4, dynamic=False).state_dict()) == {"static_alpha", "static_beta"}
 
 
+def test_scales_that_were_saved_without_a_dimension():
+    source, found = (randomise(HyperConnection(4)) for _ in range(2))
+    held = {name: weight.squeeze() if "scale" in name else weight for name, weight in source.state_dict().items()}
+    assert {weight.dim() for name, weight in held.items() if "scale" in name} == {0}
+    found.load_state_dict(held)
+    assert all(torch.equal(found.state_dict()[name], weight) for name, weight in source.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", TOPOLOGIES)
 def test_copies_and_pickles_are_independent(kind):
     model = randomise(language_model(TOPOLOGIES[kind]), 0.1)

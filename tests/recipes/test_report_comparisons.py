@@ -1,7 +1,9 @@
 """The differences that a file names are those that are tested."""
 
+import shutil
+
 import pytest
-from cells import write_ablation, write_plan
+from cells import write_ablation, write_cell, write_plan
 from small_ablation import ABLATION, write
 
 from recipes.ablation.comparisons import read_comparisons
@@ -9,6 +11,7 @@ from recipes.ablation.schema import Ablation
 from recipes.configuration import read
 from recipes.errors import UserError
 from recipes.reports.analysis import analyse
+from recipes.reports.answer import answer
 from recipes.reports.markdown import report
 from recipes.reports.reading import read_ablation
 
@@ -59,6 +62,23 @@ def test_no_others_are_tested_or_corrected_for(tmp_path):
     assert "| mhc - hc |" in text
     assert "| hc - residual |" not in text
     assert "names; no others" not in report(every, [], [])
+
+
+def test_pairs_without_seeds_in_common_are_not_said_to_be_all(tmp_path):
+    folder = write_ablation(tmp_path / "results" / "mhc_vs_hc")
+    for seed in (1, 2):
+        shutil.rmtree(folder / "mhc" / f"seed-{seed}")
+    write_plan(folder, PLAN)
+    found = analyse(read_ablation(folder))
+    assert found.differences[0].n == 1
+    text = report(found, [], [])
+    assert "No pair that `ablation.comparisons` names has two finished seeds in common" in text
+    assert "no others were tested" not in text
+    # no column of differences to a baseline that nothing is compared with
+    assert "minus residual" not in text
+    shutil.rmtree(folder / "mhc" / "seed-0")
+    write_cell(folder, "mhc", 5, loss=2.4)
+    assert "no pair that is to be compared shares a finished seed" in answer(analyse(read_ablation(folder)))
 
 
 def test_a_broken_node_is_named_and_the_rest_is_reported(tmp_path):

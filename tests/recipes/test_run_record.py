@@ -165,3 +165,13 @@ def test_checkpoints_that_are_replaced_file_by_file_are_refused():
     fit.strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
     RunRecord().setup(fit, model(), "fit")
     assert any(isinstance(callback, RunRecord) for callback in fit.callbacks)
+
+
+def test_no_checkpoint_is_written_where_none_is_kept(tmp_path):
+    folder = tmp_path / "run"
+    fit = trainer(folder, 4)
+    for callback in fit.checkpoint_callbacks:
+        callback.save_top_k = 0
+    fit.fit(model(), corpus(tmp_path))
+    assert status(folder)["status"] == "finished"
+    assert not list(folder.rglob("*.ckpt"))

@@ -12,14 +12,21 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from encoders.views import ImageBatch, Views
-from mhc import build, describe
+from mhc import build, describe, load_balancing_loss
 from recipes.data.page_batch import PageBatch
 from recipes.modules.lora import merged_state
 from recipes.modules.ocr import OCR
 from recipes.modules.optimization import cross_entropy
 from recipes.precision import MasterWeights
 
-MHC = {"class_path": "mhc.ManifoldHyperConnection", "init_args": {"streams": 2}}
+TOPOLOGIES = (
+    "Residual",
+    "HyperConnection",
+    "ManifoldHyperConnection",
+    "PermutationHyperConnection",
+    "KroneckerHyperConnection",
+    "IdentityHyperConnection",
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*returned a view tensor.*")
 
@@ -31,8 +38,12 @@ def _group():
     dist.destroy_process_group()
 
 
-def ocr(sharded: bool = False, trainer: SimpleNamespace | None = None) -> OCR:
-    parts = {f"init_args__{part}__init_args__topology": MHC for part in ("encoder", "decoder")}
+def ocr(
+    sharded: bool = False, trainer: SimpleNamespace | None = None, topology: str = "ManifoldHyperConnection", **changes
+) -> OCR:
+    mixes = {} if topology == "Residual" else {"init_args": {"streams": 2}}
+    made = {"class_path": f"mhc.{topology}"} | mixes
+    parts = {f"init_args__{part}__init_args__topology": made for part in ("encoder", "decoder")} | changes
     torch.manual_seed(0)
     found = module(randomise(build(node(**parts, init_args__decoder__init_args__recompute="auto")), 0.1))
     found._trainer = trainer
@@ -56,8 +67,11 @@ def read(found: OCR) -> torch.Tensor:
 
 
 def loss(found: OCR) -> torch.Tensor:
-    one = batch()
-    return cross_entropy(found._read(one), one.labels)
+    """As in a training step, with the load balancing alone that reaches the routers by far the most."""
+    one, routings = batch(), []
+    entropy = cross_entropy(found._read(one, routings=routings), one.labels)
+    (routing,) = routings
+    return entropy + load_balancing_loss(routing, mask=one.mask)
 
 
 def gradients(found: OCR) -> dict[str, torch.Tensor]:
@@ -75,11 +89,13 @@ def masters() -> SimpleNamespace:
     return SimpleNamespace(precision_plugin=MasterWeights(), world_size=1)
 
 
-def test_every_gradient_is_that_of_the_whole_module():
-    expected, found = gradients(ocr()), gradients(ocr(sharded=True))
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_every_gradient_is_that_of_the_whole_module(topology):
+    expected, found = (gradients(ocr(sharded=sharded, topology=topology)) for sharded in (False, True))
     assert expected.keys() == found.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=0, atol=0, msg=name)
+        # sums may be taken in another order, for shards lie elsewhere in memory
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_what_is_written_down_and_counted_is_the_same():
@@ -94,20 +110,23 @@ def test_what_is_written_down_and_counted_is_the_same():
 
 def test_reading_gives_the_same_and_leaves_training_alone():
     plain, sharded = ocr(), ocr(sharded=True)
-    before = gradients(sharded)
+    # before anything else has gathered the weights
     assert torch.equal(read(sharded), read(plain))
-    after = gradients(sharded)
-    assert all(torch.equal(before[name], gradient) for name, gradient in after.items())
+    found = gradients(sharded)
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+    assert torch.equal(read(sharded), read(plain))
 
 
-def test_masters_are_fp32_and_the_step_is_bf16():
+@pytest.mark.parametrize("topology", TOPOLOGIES[1:])
+def test_masters_are_fp32_and_the_step_is_bf16(topology):
     seen = set()
 
     def look(index, topology, state, carry):
         mixing = {parameter.dtype for parameter in topology.parameters()}
         seen.add((state.dtype, *mixing))
 
-    exact, found = ocr(), ocr(sharded=True, trainer=masters())
+    exact, found = ocr(topology=topology), ocr(sharded=True, trainer=masters(), topology=topology)
     found.probe(batch(), look)
     assert seen == {(torch.bfloat16, torch.float32)}
     rounded = gradients(found)
@@ -116,6 +135,9 @@ def test_masters_are_fp32_and_the_step_is_bf16():
     for name, gradient in gradients(exact).items():
         assert rounded[name].dtype == torch.float32
         assert not torch.equal(rounded[name], gradient) or not gradient.any(), name
+        # bf16 has 8 bits, small gradients are differences of large ones, and a token may choose another expert
+        if gradient.norm() > 0.05:
+            assert (rounded[name] - gradient).norm() < 0.5 * gradient.norm(), name
     assert loss(found).item() == pytest.approx(loss(exact).item(), rel=0.02)
 
 
@@ -132,6 +154,13 @@ def test_a_step_far_below_bf16_moves_the_masters():
     }
     assert moved
     assert min(moved.values()) > 0.9
+
+
+def test_queries_that_nothing_trains_follow_the_weights():
+    bank = {"class_path": "encoders.query_bank.FixedQueryBank", "init_args": {"width": 16, "counts": {64: 16, 32: 4}}}
+    bank["init_args"]["stride"] = 16
+    found = gradients(ocr(sharded=True, trainer=masters(), init_args__queries=bank))
+    assert all(torch.isfinite(gradient).all() for gradient in found.values())
 
 
 def test_masters_need_fsdp2():
