@@ -122,7 +122,7 @@ class Resolved:
         self.tree: Tree = self._dump()
 
     def _dump(self) -> Tree:
-        text = self._cli.parser.dump(self._cli.config, skip_unset=False, format="yaml")
+        text = self._cli.parser.dump(self._cli.config, skip_unset=False, skip_validation=True, format="yaml")
         tree = parse_yaml(text)
         tree.pop("config", None)
         return tree

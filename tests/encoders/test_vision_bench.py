@@ -94,6 +94,13 @@ def small(monkeypatch) -> Settings:
     return Settings("cpu", rounds=3, seconds=1, pages=2, sequence=48)
 
 
+@pytest.fixture
+def uncounted(monkeypatch) -> None:
+    """Rates of nothing, which are there at once."""
+    monkeypatch.setattr(full_step, "step_flops", lambda *_: 1.0)
+    monkeypatch.setattr(full_step.Clock, "matmul_rate", lambda clock: 1.0)
+
+
 def read(path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
@@ -152,12 +159,13 @@ def test_the_full_models_step_runs_on_a_small_one(small):
     assert "as written" in full_step.line(written)
 
 
-def test_a_plain_configuration_is_measured_once(small):
+def test_a_plain_configuration_is_measured_once(small, uncounted, monkeypatch):
+    monkeypatch.setattr(full_step, "step_row", lambda *_: {"step_ms": 2.0})
     codes = [row["code"] for row in full_step.compared(small, full_models.plain(NODE))]
     assert codes == ["plain residual", "transformers"]
 
 
-def test_what_does_not_fit_is_told_and_the_others_are_measured(small, monkeypatch):
+def test_what_does_not_fit_is_told_and_the_others_are_measured(small, uncounted, monkeypatch):
     def step_row(clock, make, tokens, images):
         if make.args[0] != full_models.plain(NODE):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")

@@ -15,8 +15,11 @@ needs_triton = pytest.mark.skipif(
     not available(torch.empty(0, device=DEVICE)), reason="Triton has neither a GPU nor its interpreter"
 )
 
-# the interpreter's programs take 128 tokens and are two at least: 300 are more than one round of them
-TOKENS, WIDTHS, STREAMS = (1, 63, 500 if DEVICE == "cuda" else 300), (5, 48, 129, 1000), (2, 3, 4, 8)
+# the interpreter's programs take 128 tokens and are two at least: 300 are more than one round of them, and 520 several
+# blocks of the width
+TOKENS, WIDTHS, STREAMS = (1, 63, 300), (5, 48, 129, 520), (2, 3, 4, 8)
+if DEVICE == "cuda":
+    TOKENS, WIDTHS = (1, 63, 500), (5, 48, 129, 1000)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # every value of each meets every value of every other, in 16 of the 144 cases
 PAIRS = [

@@ -1,37 +1,32 @@
 """Train mHC for a few steps on one or two processes of a machine.
 
-`python -m tests.recipes.distributed_run FOLDER STRATEGY`; STRATEGY is single, ddp, fsdp2, or masters, which is
-fsdp2 with a bf16 step on fp32 weights. Lightning starts the second process from this one's command line.
+`python -m tests.recipes.distributed_run FOLDER STRATEGY`; STRATEGY is single, ddp or fsdp2. Lightning starts the
+second process from this one's command line.
 """
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from recipes.callbacks import DivergenceGuard, RunRecord, SignalGain, checkpoint_defaults
-from recipes.precision import MasterWeights
 from tests.recipes.training import corpus, model, trainer
 
-
-def fsdp2() -> dict[str, Any]:
-    """Arguments of a trainer."""
-    strategy = ModelParallelStrategy(
-        data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False, process_group_backend="gloo"
-    )
-    return {"devices": 2, "strategy": strategy}
-
-
-STRATEGIES: dict[str, Callable[[], dict[str, Any]]] = {
+STRATEGIES = {
     "single": lambda: {},
     "ddp": lambda: {"devices": 2, "strategy": DDPStrategy(process_group_backend="gloo")},
-    "fsdp2": fsdp2,
-    "masters": lambda: fsdp2() | {"plugins": [MasterWeights()]},
+    "fsdp2": lambda: {
+        "devices": 2,
+        "strategy": ModelParallelStrategy(
+            data_parallel_size=2,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend="gloo",
+        ),
+    },
 }
 
 
