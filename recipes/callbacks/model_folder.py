@@ -35,7 +35,7 @@ class ModelFolder(Callback):
             self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, module: LightningModule) -> None:
-        state = merged_state(module.network)
+        state = merged_state(module.network, keep=trainer.is_global_zero)
         self._written = True
         if not trainer.is_global_zero:
             return

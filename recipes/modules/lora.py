@@ -93,23 +93,27 @@ def is_adapted(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def merged_state(network: nn.Module) -> dict[str, Tensor]:
+def merged_state(network: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     """The state dict of the network without adapters, what they add put into the weights, in the CPU's memory.
 
-    Sharded tensors are gathered: every process has to call it.
+    Args:
+        network: sharded tensors are gathered, and every process has to call it.
+        keep: what is gathered; False gives nothing, for processes that only help another.
     """
-    state = {
-        name.replace(".base_layer.", "."): _whole(tensor)
-        for name, tensor in network.state_dict().items()
-        if ".lora_" not in name
-    }
+    state = {}
+    for name, tensor in network.state_dict().items():
+        if ".lora_" not in name:
+            whole = _whole(tensor)
+            if keep:
+                state[name.replace(".base_layer.", ".")] = whole.cpu()
     for name, layer in network.named_modules():
         if is_adapted(layer):
-            down, up = (_whole(part[ADAPTER].weight).float() for part in (layer.lora_A, layer.lora_B))
-            weight = state[f"{name}.weight"]
-            state[f"{name}.weight"] = (weight.float() + layer.scaling[ADAPTER] * (up @ down)).to(weight.dtype)
+            down, up = (_whole(part[ADAPTER].weight).cpu().float() for part in (layer.lora_A, layer.lora_B))
+            if keep:
+                weight = state[f"{name}.weight"]
+                state[f"{name}.weight"] = (weight.float() + layer.scaling[ADAPTER] * (up @ down)).to(weight.dtype)
     return state
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().cpu()
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach()

@@ -103,6 +103,7 @@ def test_what_is_written_down_and_counted_is_the_same():
     assert describe(sharded.network) == describe(plain.network)
     views = Views(global_size=64, crop_size=32, max_crops=2)
     assert sharded.budget(40, views) == plain.budget(40, views)
+    assert merged_state(sharded.network, keep=False) == {}
     state = merged_state(sharded.network)
     for name, weight in plain.network.state_dict().items():
         assert torch.equal(state[name], weight), name
