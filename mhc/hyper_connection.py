@@ -58,7 +58,7 @@ class HyperConnection(StreamTopology):
             self.beta_scale = nn.Parameter(torch.full((1,), 0.01, dtype=fp32))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take scales without a dimension, too, as they were once saved and as others have them."""
+        """Take scales without a dimension, too, as other implementations have them."""
         for name in (f"{prefix}alpha_scale", f"{prefix}beta_scale"):
             if name in state_dict and state_dict[name].dim() == 0:
                 state_dict[name] = state_dict[name][None]

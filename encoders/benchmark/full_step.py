@@ -62,17 +62,20 @@ def compared(settings: Settings, node: Mapping[str, Any]) -> Iterator[dict[str, 
         CannotMeasure: a sequence shorter than a page, or not enough memory for any of them.
     """
     base = plain(node)
-    nodes = {PLAIN: base} | ({WRITTEN: node} if node != base else {}) | {PEER: base}
-    flops = {code: step_flops(made, settings.pages, settings.sequence) for code, made in nodes.items() if code != PEER}
-    flops[PEER] = flops[PLAIN]
+    codes = {PLAIN: (ours, base), WRITTEN: (ours, node), PEER: (theirs, base)}
+    if node == base:
+        del codes[WRITTEN]
+    size = settings.pages, settings.sequence
+    flops = {code: step_flops(made, *size) for code, (_, made) in codes.items() if code != PEER}
+    flops[PEER] = flops[PLAIN]  # the same function
     clock = Clock(settings.device, runs=max(3, min(settings.rounds, ROUNDS)), seconds=settings.seconds)
     tokens, images, known = _given(base, settings)
     taken: dict[str, float] = {}
     reasons: list[str] = []
-    for code, made in nodes.items():
+    for code, (make, made) in codes.items():
         row = {"model": settings.config.stem, "code": code} | known
         try:
-            row |= step_row(clock, partial(theirs if code == PEER else ours, made), tokens, images)
+            row |= step_row(clock, partial(make, made), tokens, images)
         except torch.OutOfMemoryError as error:
             reasons.append(
                 f"the step of {settings.pages} pages of {settings.sequence} tokens does not fit: take fewer --pages, "
@@ -110,18 +113,19 @@ def line(row: Mapping[str, Any]) -> str:
 
 def goals(found: Sequence[Mapping[str, Any]], device: str) -> str:
     """Utilisation and memory of the configuration's step, what its topologies cost, and the ratio to the peer."""
-    rows = {row["code"]: row for row in found}
-    main = rows.get(WRITTEN, rows[PLAIN])
-    share = f"{main['mfu_percent']:.1f} % MFU" if "mfu_percent" in main else "MFU unknown for this device"
-    memory = f", {main['peak_gib']:.1f} GiB" if "peak_gib" in main else ""
-    lines = [_goal("one optimizer step of the full model, as configured", [main], f"{share}{memory}", True)]
-    if WRITTEN in rows:
-        over = rows[WRITTEN].get("over_plain", math.nan)
+    by_code = {row["code"]: row for row in found}
+    base, peer = by_code[PLAIN], by_code[PEER]
+    written = by_code.get(WRITTEN, base)
+    share = f"{written['mfu_percent']:.1f} % MFU" if "mfu_percent" in written else "MFU unknown for this device"
+    memory = f", {written['peak_gib']:.1f} GiB" if "peak_gib" in written else ""
+    lines = [_goal("one optimizer step of the full model, as configured", [written], f"{share}{memory}", True)]
+    if written is not base:
+        over = written.get("over_plain", math.nan)
         goal = f"its topologies at most {COST:.2f} of the plain residual's step"
-        lines.append(_goal(goal, [rows[PLAIN], rows[WRITTEN]], f"{over:.3f}", over <= COST))
-    over = rows[PEER].get("over_plain", math.nan)
+        lines.append(_goal(goal, [base, written], f"{over:.3f}", over <= COST))
+    over = peer.get("over_plain", math.nan)
     goal = f"the plain residual's step at least {PEER_TIMES:.2f} times as fast as transformers'"
-    lines.append(_goal(goal, [rows[PLAIN], rows[PEER]], f"{over:.2f} times", over >= PEER_TIMES))
+    lines.append(_goal(goal, [base, peer], f"{over:.2f} times", over >= PEER_TIMES))
     return "\n".join(lines)
 
 
@@ -152,12 +156,12 @@ def step_row(clock: Clock, make: Callable[[], Trained], tokens: Tensor, images: 
         optimizer.zero_grad()
         losses.append(loss.detach())
 
-    step(_ignored)  # the optimizer's state exists from here on
+    step(lambda _: None)  # the optimizer's state exists from here on
     gc.collect()
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    timing = clock.time(lambda _: step(_ignored))
+    timing = clock.time(lambda _: step(lambda _: None))
     divided = []
     for _ in range(DIVIDED):
         with Timeline.on(clock.device, parts) as timeline:
@@ -250,10 +254,6 @@ def _batch(network: OCR2, pages: int, sequence: int, dtype: torch.dtype) -> tupl
     tokens = torch.randint(3, min(network.image_token, network.decoder.vocabulary_size), (pages, sequence))
     tokens[:, 1 : 1 + slots] = network.image_token
     return tokens, images
-
-
-def _ignored(name: str) -> None:
-    """Mark nothing."""
 
 
 def _network(settings: Settings) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from recipes.ablation.cells import Cell
 from recipes.ablation.prepare import Work
+from recipes.rounding import notice
 from recipes.run import ENDED
 
 LINE_SECONDS = 30.0
@@ -92,6 +93,8 @@ class Console:
         self.rich.print(
             Text.assemble((str(status.get("status")), colour), f" {cell.name} in {clock(seconds)}: {detail}")
         )
+        if told := notice(status.get("lost_share") or 0.0):
+            self.rich.print(f"  {told}", markup=False, highlight=False)
         if status.get("status") == "failed":
             self.rich.print(f"  see {cell.folder / 'log.txt'}", markup=False, highlight=False)
 

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from encoders.checkpoint import save_weights
 from mhc import build, describe
-from recipes.modules.lora import merged_state
+from recipes.modules.lora import merged_weights
 
 
 class ModelFolder(Callback):
@@ -35,7 +35,10 @@ class ModelFolder(Callback):
             self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, module: LightningModule) -> None:
-        state = merged_state(module.network, keep=trainer.is_global_zero)
+        state = {}
+        for name, weight in merged_weights(module.network):
+            if trainer.is_global_zero:
+                state[name] = weight
         self._written = True
         if not trainer.is_global_zero:
             return

@@ -33,6 +33,7 @@ from recipes.environment import environment
 from recipes.files import replace_json
 from recipes.loggers import MetricsFile
 from recipes.memory import forget_peak_memory, peak_memory_mb
+from recipes.rounding import lost_share, notice
 
 # what a module's validation may give
 VALIDATION = ("val/loss", "val/accuracy", "val/order_accuracy")
@@ -225,6 +226,10 @@ class RunRecord(Callback):
             self._content |= _costs(pl_module, getattr(data, "sequence_length", None))
             if hasattr(data, "prior_loss"):
                 self._content["prior_loss"] = data.prior_loss()
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            self._content["lost_share"] = lost_share(groups)
+            if told := notice(self._content["lost_share"]):
+                rank_zero_warn(told)
         self._device = pl_module.device
         forget_peak_memory(self._device)
         self._write(trainer, "running")

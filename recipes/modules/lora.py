@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,27 +93,22 @@ def is_adapted(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def merged_state(network: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """The state dict of the network without adapters, what they add put into the weights, in the CPU's memory.
+def merged_weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The state of the network without adapters, what they add put into the weights: names and tensors on the CPU.
 
-    Args:
-        network: sharded tensors are gathered, and every process has to call it.
-        keep: what is gathered; False gives nothing, for processes that only help another.
+    Sharded tensors are gathered one by one: every process has to go through all of them, and one may keep them.
     """
-    state = {}
+    adapted = {f"{name}.base_layer.weight": layer for name, layer in network.named_modules() if is_adapted(layer)}
     for name, tensor in network.state_dict().items():
-        if ".lora_" not in name:
-            whole = _whole(tensor)
-            if keep:
-                state[name.replace(".base_layer.", ".")] = whole.cpu()
-    for name, layer in network.named_modules():
-        if is_adapted(layer):
-            down, up = (_whole(part[ADAPTER].weight).cpu().float() for part in (layer.lora_A, layer.lora_B))
-            if keep:
-                weight = state[f"{name}.weight"]
-                state[f"{name}.weight"] = (weight.float() + layer.scaling[ADAPTER] * (up @ down)).to(weight.dtype)
-    return state
+        if ".lora_" in name:
+            continue
+        weight = _whole(tensor)
+        if name in adapted:
+            layer = adapted[name]
+            down, up = (_whole(part[ADAPTER].weight).float() for part in (layer.lora_A, layer.lora_B))
+            weight = (weight.float() + layer.scaling[ADAPTER] * (up @ down)).to(weight.dtype)
+        yield name.replace(".base_layer.", "."), weight
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach()
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().cpu()

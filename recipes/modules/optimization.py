@@ -7,16 +7,12 @@ from typing import Any
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from mhc import parameter_groups
 from mhc.trunk import Trunk
-from recipes.precision import MasterWeights, lost_share
-
-# of the weights, above which a run is told that it loses steps
-LOST = 0.01
+from recipes.precision import MasterWeights
 
 
 class Optimized(LightningModule, ABC):
@@ -46,17 +42,17 @@ class Optimized(LightningModule, ABC):
         Raises:
             ValueError: a tensor-parallel size above 1, or `MasterWeights` without FSDP2.
         """
-        mesh, policy = self.device_mesh, MixedPrecisionPolicy()
-        if self._trainer is not None and isinstance(self.trainer.precision_plugin, MasterWeights):
-            policy = self.trainer.precision_plugin.policy()
-            if mesh is None:
-                raise ValueError(
-                    "trainer.plugins has MasterWeights, whose copies in bf16 FSDP2 makes: set trainer.strategy to "
-                    "ModelParallelStrategy with tensor_parallel_size 1 and data_parallel_size the number of processes, "
-                    "which may be 1"
-                )
+        mesh, plugin = self.device_mesh, self._trainer and self.trainer.precision_plugin
+        masters = isinstance(plugin, MasterWeights)
+        if mesh is None and masters:
+            raise ValueError(
+                "trainer.plugins has MasterWeights, whose copies in bf16 FSDP2 makes: set trainer.strategy to "
+                "ModelParallelStrategy with tensor_parallel_size 1 and data_parallel_size the number of processes, "
+                "which may be 1"
+            )
         if mesh is None or isinstance(self.network, FSDPModule):
             return
+        policy = plugin.policy() if masters else MixedPrecisionPolicy()
         if mesh["tensor_parallel"].size() > 1:
             raise ValueError(
                 f"trainer.strategy.tensor_parallel_size is {mesh['tensor_parallel'].size()}, but "
@@ -82,12 +78,6 @@ class Optimized(LightningModule, ABC):
         The group that decays has no `weight_decay` of its own and so takes the one the optimizer was configured with.
         """
         optimizer = self.optimizer(self.parameter_groups())
-        if (share := lost_share(optimizer.param_groups)) > LOST:
-            rank_zero_warn(
-                f"{share:.0%} of the weights round off steps as small as the learning rate, and stay where they are: "
-                "train with trainer.precision bf16-mixed, or under FSDP2 with recipes.precision.MasterWeights in "
-                "trainer.plugins"
-            )
         if self.lr_scheduler is None:
             return optimizer
         # the key is exact: another one only warns, and the rate never moves

@@ -45,15 +45,19 @@ def draw(analysis: Analysis, folder: Path) -> tuple[list[str], list[str]]:
 
 
 def loss(analysis: Analysis, path: Path) -> str | None:
-    """Training and validation loss, and beside them the validation loss minus the reference's, seed by seed."""
+    """Training and validation loss, and beside them the validation loss minus the reference's, seed by seed.
+
+    Where the file names its comparisons, it is these differences that are drawn.
+    """
     ablation = analysis.ablation
     found = facets.facets(analysis)
-    paired = {
-        variant: lines
+    pairs = ablation.comparisons or [
+        (variant, facet.reference)
         for facet in found
         for variant in facet.lines
-        if facet.reference not in (None, variant) and (lines := _paired_curves(analysis, variant, facet.reference))
-    }
+        if facet.reference not in (None, variant)
+    ]
+    paired = {pair: lines for pair in pairs if (lines := _paired_curves(analysis, *pair))}
     shape = {"width": 5.2 if paired else 6.4, "height": max(3.6, 1.2 + 0.17 * len(ablation.variants))}
     made, (curves, *beside) = facets.panels(found, 2 if paired else 1, f"{ablation.name}: loss", **shape)
     ends, heights, stopped = {}, [], {}
@@ -69,15 +73,18 @@ def loss(analysis: Analysis, path: Path) -> str | None:
             panel.set_ylim(low - 0.06 * (high - low or 1), high + 0.06 * (high - low or 1))
         _crosses(panel, stopped[panel])
     for panel, facet in zip(beside[0] if beside else (), found, strict=bool(beside)):
-        ends[panel] = {facet.reference: (0.0, facet.hues[facet.reference])} if facet.reference else {}
-        for variant, lines in paired.items():
+        alone = facet.reference and not ablation.comparisons
+        ends[panel] = {facet.reference: (0.0, facet.hues[facet.reference])} if alone else {}
+        for (variant, reference), lines in paired.items():
             if variant not in facet.lines:
                 continue
             style.curve(panel, lines, facet.hues[variant], marker="o" if analysis.at == "steps" else "")
-            ends[panel][variant] = float(pd.concat(lines, axis=1).mean(axis=1).iloc[-1]), facet.hues[variant]
+            name = variant if len(found) > 1 or not ablation.comparisons else f"{variant} - {reference}"
+            ends[panel][name] = float(pd.concat(lines, axis=1).mean(axis=1).iloc[-1]), facet.hues[variant]
         panel.axhline(0, color=style.BASELINE, linewidth=1)
         minus = facet.title("validation loss minus {}'s at the same seed", "minus {{}}")
-        panel.set(title=facet.compared(minus), ylabel="difference (nats)")
+        named = facet.title("validation loss, differences that are compared, at the same seed")
+        panel.set(title=named if ablation.comparisons else facet.compared(minus), ylabel="difference (nats)")
     for panel in made.axes:
         style.budget_axis(panel, AXIS[analysis.at])
     facets.name_lines(made, found, ends)

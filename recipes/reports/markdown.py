@@ -23,6 +23,7 @@ from recipes.reports.format import (
     whole,
 )
 from recipes.reports.statistics import Difference, mean_sd, t_interval
+from recipes.rounding import NOTICED
 
 
 def report(analysis: Analysis, pictures: Sequence[str], left_out: Sequence[str]) -> str:
@@ -60,7 +61,7 @@ def _accuracy(values: Sequence[float]) -> str:
 
 def _picture(name: str) -> str:
     alternatives = {
-        "loss.png": "training and validation loss by variant, and the paired difference to the baseline",
+        "loss.png": "training and validation loss by variant, and the paired differences that are compared",
         "gain_by_depth.png": "composite forward and backward gain by depth, log scale",
         "gain_by_step.png": "composite forward and backward gain over training, log scale",
         "sweep.png": "composite gain and validation loss along each axis of numbers",
@@ -140,7 +141,7 @@ def _differences(analysis: Analysis) -> str:
         text += " They are those that `ablation.comparisons` names; no others were tested."
     if any(cell.status == "diverged" for cell in analysis.ablation.cells):
         text += " Diverged cells have no final loss: the differences are those of the seeds that survived."
-    return f"{_tests(analysis.differences, loss, signed)}\n\n{text}"
+    return f"{_tests(analysis.differences, signed)}\n\n{text}"
 
 
 def _order(analysis: Analysis) -> list[str]:
@@ -149,17 +150,19 @@ def _order(analysis: Analysis) -> list[str]:
     if max((d.n for d in differences), default=0) < 2:
         return []
     text = "Differences of order accuracy in points, tested as those of the loss are."
-    return ["## Order accuracy", _tests(differences, "{:.1f}".format, "{:+.1f}".format), text]
+    return ["## Order accuracy", _tests(differences, "{:+.1f}".format), text]
 
 
-def _tests(differences: Sequence[Difference], plain: Callable[[float], str], shown: Callable[[float], str]) -> str:
+def _tests(differences: Sequence[Difference], shown: Callable[[float], str]) -> str:
     rows = []
     for d in differences:
         low, high = d.interval
         interval = NONE if math.isnan(low) else f"{shown(low)} to {shown(high)}"
         ps = [p_column(p) for p in (d.p, d.adjusted)]
         smallest = NONE if math.isnan(d.smallest) else f"{d.smallest:.2g}"
-        rows.append([f"{d.variant} - {d.reference}", str(d.n), shown(d.mean), plain(d.sd), interval, *ps, smallest])
+        rows.append(
+            [f"{d.variant} - {d.reference}", str(d.n), shown(d.mean), shown(d.sd).lstrip("+"), interval, *ps, smallest]
+        )
     header = ["difference", "n", "mean", "sd", "95 % interval", "p", "p (Holm)", "smallest it could have shown"]
     return table(header, rows)
 
@@ -177,7 +180,13 @@ def _trained(analysis: Analysis) -> list[str]:
     )
     finished = [cell for cell in analysis.ablation.cells if cell.status == "finished"]
     unknown = [cell.name for cell in finished if math.isnan(cell.prior())]
-    return [*lines, rule + (f" Not known for {listed(unknown)}." if unknown else "")] if finished else []
+    coarse = [
+        f"**{percent(share)} of {variant}'s weights were too coarse for a step of a tenth of the learning rate**, and "
+        "rounded it off."
+        for variant in analysis.ablation.variants
+        if (share := analysis.median(variant, "lost_share")) >= NOTICED
+    ]
+    return [*lines, *coarse, rule + (f" Not known for {listed(unknown)}." if unknown else "")] if finished else []
 
 
 def _cost(analysis: Analysis) -> str:

@@ -13,78 +13,46 @@ from encoders.benchmark.rounds import CannotMeasure, Settings, Spread, alternate
 from encoders.benchmark.timeline import Timeline
 from encoders.views import Views
 
-NODE = {
-    "class_path": "encoders.ocr2.OCR2",
-    "init_args": {
-        "tokenizer": {"class_path": "encoders.patch.PatchTokenizer", "init_args": {"width": 16, "patch": 16}},
-        "encoder": {
-            "class_path": "encoders.causal_flow.CausalFlowEncoder",
-            "init_args": {
-                "width": 16,
-                "depth": 1,
-                "heads": 2,
-                "key_value_heads": 1,
-                "hidden": 16,
-                "topology": {"class_path": "mhc.ManifoldHyperConnection", "init_args": {"streams": 2}},
-            },
-        },
-        "queries": {
-            "class_path": "encoders.query_bank.QueryBank",
-            "init_args": {"width": 16, "counts": {64: None, 32: None}, "stride": 16},
-        },
-        "decoder": {
-            "class_path": "mhc.CausalLanguageModel",
-            "init_args": {
-                "vocabulary_size": 40,
-                "width": 16,
-                "depth": 1,
-                "topology": {"class_path": "mhc.Residual"},
-                "attention": {"class_path": "mhc.Attention", "init_args": {"heads": 2}},
-                "feed_forward": {"class_path": "mhc.SwiGLU", "init_args": {"hidden": 16}},
-                "recompute": "auto",
-            },
-        },
-        "image_token": 39,
-    },
-}
+RESIDUAL = {"class_path": "mhc.Residual"}
 
 
-RELEASED = {
-    "class_path": "encoders.ocr2.OCR2",
-    "init_args": {
-        "tokenizer": {
-            "class_path": "encoders.sam.SAMTokenizer",
-            "init_args": {
-                "width": 16, "depth": 2, "heads": 2, "hidden": 32, "window": 14, "global_blocks": [0],
-                "image_size": 1024, "patch": 16, "neck": 8, "compressor": [8, 16],
-            },
-        },
-        "encoder": {
-            "class_path": "encoders.causal_flow.CausalFlowEncoder",
-            "init_args": {"width": 16, "depth": 1, "heads": 2, "key_value_heads": 1, "hidden": 16},
-        },
-        "queries": {
-            "class_path": "encoders.query_bank.QueryBank",
-            "init_args": {"width": 16, "counts": {1024: 256, 768: 144}},
-        },
-        "decoder": {
-            "class_path": "mhc.CausalLanguageModel",
-            "init_args": {
-                "vocabulary_size": 40,
-                "width": 16,
-                "depth": 1,
-                "topology": {"class_path": "mhc.Residual"},
-                "attention": {"class_path": "mhc.Attention", "init_args": {"heads": 2, "rotary_base": 1e4}},
-                "feed_forward": {
-                    "class_path": "mhc.MixtureOfExperts",
-                    "init_args": {"experts": 4, "chosen": 2, "hidden": 8, "shared": 1},
-                },
-                "tied": False,
-            },
-        },
-        "image_token": 39,
+def node(tokenizer, encoder, queries, decoder):
+    """An OCR2 of width 16: parts as (class path, more arguments), and what the decoder's arguments are besides."""
+    named = {"tokenizer": tokenizer, "encoder": encoder, "queries": queries}
+    parts = {name: {"class_path": path, "init_args": {"width": 16, **more}} for name, (path, more) in named.items()}
+    language = {"vocabulary_size": 40, "width": 16, "depth": 1, "topology": RESIDUAL, **decoder}
+    parts["decoder"] = {"class_path": "mhc.CausalLanguageModel", "init_args": language}
+    return {"class_path": "encoders.ocr2.OCR2", "init_args": parts | {"image_token": 39}}
+
+
+FLOW = {"depth": 1, "heads": 2, "key_value_heads": 1, "hidden": 16}
+MHC = {"class_path": "mhc.ManifoldHyperConnection", "init_args": {"streams": 2}}
+NODE = node(
+    ("encoders.patch.PatchTokenizer", {"patch": 16}),
+    ("encoders.causal_flow.CausalFlowEncoder", FLOW | {"topology": MHC}),
+    ("encoders.query_bank.QueryBank", {"counts": {64: None, 32: None}, "stride": 16}),
+    {
+        "attention": {"class_path": "mhc.Attention", "init_args": {"heads": 2}},
+        "feed_forward": {"class_path": "mhc.SwiGLU", "init_args": {"hidden": 16}},
+        "recompute": "auto",
     },
+)
+SAM = {
+    "depth": 2, "heads": 2, "hidden": 32, "window": 14, "global_blocks": [0], "image_size": 1024, "patch": 16,
+    "neck": 8, "compressor": [8, 16],
 }  # fmt: skip
+EXPERTS = {"experts": 4, "chosen": 2, "hidden": 8, "shared": 1}
+# parts that transformers has, too
+RELEASED = node(
+    ("encoders.sam.SAMTokenizer", SAM),
+    ("encoders.causal_flow.CausalFlowEncoder", FLOW),
+    ("encoders.query_bank.QueryBank", {"counts": {1024: 256, 768: 144}}),
+    {
+        "attention": {"class_path": "mhc.Attention", "init_args": {"heads": 2, "rotary_base": 1e4}},
+        "feed_forward": {"class_path": "mhc.MixtureOfExperts", "init_args": EXPERTS},
+        "tied": False,
+    },
+)
 
 
 @pytest.fixture
@@ -242,9 +210,9 @@ def test_the_peers_step_and_its_parts(monkeypatch):
 
 def test_the_peer_has_the_sizes_of_the_full_model():
     pytest.importorskip("transformers")
-    node = full_models.plain(full_step._network(Settings("cuda")))
+    full = full_models.plain(full_step._network(Settings("cuda")))
     with torch.device("meta"):
-        found = {make: make(node) for make in (full_models.ours, full_models.theirs)}
+        found = {make: make(full) for make in (full_models.ours, full_models.theirs)}
     sizes = [
         {
             part: sum(parameter.numel() for module in modules for parameter in module.parameters())

@@ -272,3 +272,14 @@ def test_one_variant_has_no_picture_of_costs(tmp_path):
     write_cell(folder, "residual", 0)
     write_report(folder)
     assert "- cost.png: one variant alone has nothing to be compared with" in (folder / "report.md").read_text()
+
+
+def test_weights_that_round_steps_off_are_told_of(tmp_path):
+    folder = write_ablation(tmp_path / "results" / "mhc_vs_hc")
+    assert "too coarse" not in report(analyse(read_ablation(folder)), [], [])
+    for seed, share in enumerate((0.03, 0.041, 0.05)):
+        write_cell(folder, "hc", seed, loss=2.5, record={"lost_share": share})
+        write_cell(folder, "mhc", seed, loss=2.5, record={"lost_share": 0.001})
+    text = report(analyse(read_ablation(folder)), [], [])
+    assert "**4.1 % of hc's weights were too coarse for a step of a tenth of the learning rate**" in text
+    assert text.count("too coarse") == 1

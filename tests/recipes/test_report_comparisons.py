@@ -10,6 +10,7 @@ from recipes.ablation.comparisons import read_comparisons
 from recipes.ablation.schema import Ablation
 from recipes.configuration import read
 from recipes.errors import UserError
+from recipes.reports import figures, style
 from recipes.reports.analysis import analyse
 from recipes.reports.answer import answer
 from recipes.reports.markdown import report
@@ -62,6 +63,22 @@ def test_no_others_are_tested_or_corrected_for(tmp_path):
     assert "| mhc - hc |" in text
     assert "| hc - residual |" not in text
     assert "names; no others" not in report(every, [], [])
+
+
+def test_the_picture_shows_them(tmp_path, monkeypatch):
+    folder = write_ablation(tmp_path / "results" / "mhc_vs_hc")
+    drawn = []
+    monkeypatch.setattr(style, "save", lambda made, path, caption: drawn.append(made))
+    for plan in (None, PLAN):
+        if plan:
+            write_plan(folder, plan)
+        assert figures.loss(analyse(read_ablation(folder)), tmp_path / "loss.png") is None
+    every, named = ([text.get_text() for text in made.axes[1].texts] for made in drawn)
+    assert sorted(every) == ["hc", "mhc", "residual"]
+    assert named == ["mhc - hc"]
+    titles = [made.axes[1].get_title(loc) for made in drawn for loc in ("left", "center")]
+    assert any("minus residual's" in title for title in titles[:2])
+    assert any("differences that are compared" in title for title in titles[2:])
 
 
 def test_pairs_without_seeds_in_common_are_not_said_to_be_all(tmp_path):

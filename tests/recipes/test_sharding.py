@@ -1,6 +1,5 @@
 """FSDP2 on one process: sharded modules compute what the others do; with fp32 weights under a bf16 step."""
 
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from encoders.views import ImageBatch, Views
 from mhc import build, describe, load_balancing_loss
 from recipes.data.page_batch import PageBatch
-from recipes.modules.lora import merged_state
+from recipes.modules.lora import merged_weights
 from recipes.modules.ocr import OCR
 from recipes.modules.optimization import cross_entropy
 from recipes.precision import MasterWeights
@@ -103,8 +102,7 @@ def test_what_is_written_down_and_counted_is_the_same():
     assert describe(sharded.network) == describe(plain.network)
     views = Views(global_size=64, crop_size=32, max_crops=2)
     assert sharded.budget(40, views) == plain.budget(40, views)
-    assert merged_state(sharded.network, keep=False) == {}
-    state = merged_state(sharded.network)
+    state = dict(merged_weights(sharded.network))
     for name, weight in plain.network.state_dict().items():
         assert torch.equal(state[name], weight), name
 
@@ -169,10 +167,3 @@ def test_masters_need_fsdp2():
     found._trainer = masters()
     with pytest.raises(ValueError, match=r"trainer\.plugins has MasterWeights.*set trainer\.strategy"):
         found.configure_model()
-
-
-def test_bf16_weights_that_would_not_move_are_told_of():
-    torch.manual_seed(0)
-    network = randomise(build(node()), 0.1).to(torch.bfloat16)
-    with pytest.warns(UserWarning, match=r"100% of the weights round off .* bf16-mixed"):
-        module(network, optimizer=partial(torch.optim.AdamW, lr=1e-6)).configure_optimizers()
