@@ -47,7 +47,7 @@ def notice(share: float) -> str:
         return ""
     return (
         f"{share:.0%} of the weights are too coarse for a step of a tenth of the learning rate, and round it off; "
-        "train with trainer.precision bf16-mixed, or with recipes.precision.MasterWeights in trainer.plugins under FSDP2"
+        "train with trainer.precision bf16-mixed, or under FSDP2 with trainer.plugins recipes.precision.MasterWeights"
     )
 
 
